@@ -1,0 +1,34 @@
+// PageSink: where a capture puts pages. The page file writer is one; tests use a fake.
+// The capture side (a VMM adapter) sees this and never the page file.
+//
+// Thread rule: one thread, the capture's.
+#pragma once
+
+#include <cstdint>
+
+#include "pager/memory_layout.h"
+#include "pager/page.h"
+#include "transport/os/error.h"
+
+namespace pageferry {
+
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+
+  // Called once, before any page. An error refuses the migration (the guest is untouched).
+  virtual Result<void> begin(const MemoryLayout& layout) = 0;
+
+  // A new pass over dirty memory begins; pages of later passes are hotter. Pass numbers start at 1 and only grow.
+  virtual void begin_pass(std::uint32_t pass) = 0;
+
+  // The guest is stopped: from here pages go to the sequential tail. Called at most once.
+  virtual Result<void> begin_blackout() = 0;
+
+  // The newest content of a page; replaces any earlier one. The bytes are copied before return (or found to be zero).
+  // May block while the store is behind (that is the back-pressure that slows the VMM's stream, never the guest).
+  virtual Result<void> put_page(PageIndex page, PageBytes bytes) = 0;
+  virtual Result<void> put_zero(PageIndex page) = 0;
+};
+
+}  // namespace pageferry
