@@ -17,15 +17,15 @@ Result<void> check_block(const RamBlock& block) {
   if (block.length_bytes == 0 || !is_page_aligned(block.length_bytes) ||
       block.length_bytes > kMemoryBytesMax) {
     return fail(Errc::invalid,
-                fmt::format("RAM block '{}': length {} is not a multiple of {} in 1..{}", block.name,
-                            block.length_bytes, kPageSizeBytes, kMemoryBytesMax));
+                fmt::format("RAM block '{}': length {} is not a multiple of {} in 1..{}",
+                            block.name, block.length_bytes, kPageSizeBytes, kMemoryBytesMax));
   }
-  if (!std::has_single_bit(block.backing_page_bytes) ||
-      block.backing_page_bytes < kPageSizeBytes ||
+  if (!std::has_single_bit(block.backing_page_bytes) || block.backing_page_bytes < kPageSizeBytes ||
       block.backing_page_bytes > kBackingPageBytesMax ||
       block.length_bytes % block.backing_page_bytes != 0) {
-    return fail(Errc::invalid, fmt::format("RAM block '{}': backing page size {} does not fit length {}",
-                                           block.name, block.backing_page_bytes, block.length_bytes));
+    return fail(Errc::invalid,
+                fmt::format("RAM block '{}': backing page size {} does not fit length {}",
+                            block.name, block.backing_page_bytes, block.length_bytes));
   }
   return {};
 }
@@ -43,8 +43,9 @@ Result<MemoryLayout> MemoryLayout::make(std::vector<RamBlock> blocks) {
     block.first_page = PageIndex{layout.pages_};
     layout.pages_ += block.pages();
     if (layout.bytes() > kMemoryBytesMax) {
-      return fail(Errc::invalid, fmt::format("RAM blocks add up to more than {} bytes at block '{}'",
-                                             kMemoryBytesMax, block.name));
+      return fail(Errc::invalid,
+                  fmt::format("RAM blocks add up to more than {} bytes at block '{}'",
+                              kMemoryBytesMax, block.name));
     }
     if (layout.find_block(block.name)) {
       return fail(Errc::invalid, fmt::format("RAM block '{}' is named twice", block.name));

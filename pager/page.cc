@@ -1,5 +1,6 @@
-// Zero detection: OR the page together 64 bytes at a time and give up at the first 256 bytes that are not zero; most
-// pages that are not zero differ early, and those that are get read once at memory speed.
+// Zero detection: OR the page together 64 bytes at a time and give up at the first 256 bytes that
+// are not zero; most pages that are not zero differ early, and those that are get read once at
+// memory speed.
 #include "pager/page.h"
 
 #include <cstring>

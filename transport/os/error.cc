@@ -43,20 +43,34 @@ Errc errc_of(int error_number) {
 
 std::string_view errc_name(Errc code) {
   switch (code) {
-    case Errc::io: return "io";
-    case Errc::no_space: return "no-space";
-    case Errc::corrupt: return "corrupt";
-    case Errc::not_owner: return "not-owner";
-    case Errc::version: return "version";
-    case Errc::busy: return "busy";
-    case Errc::timeout: return "timeout";
-    case Errc::canceled: return "canceled";
-    case Errc::gone: return "gone";
-    case Errc::vmm: return "vmm";
-    case Errc::invalid: return "invalid";
-    case Errc::unsupported: return "unsupported";
-    case Errc::exists: return "exists";
-    case Errc::not_found: return "not-found";
+    case Errc::io:
+      return "io";
+    case Errc::no_space:
+      return "no-space";
+    case Errc::corrupt:
+      return "corrupt";
+    case Errc::not_owner:
+      return "not-owner";
+    case Errc::version:
+      return "version";
+    case Errc::busy:
+      return "busy";
+    case Errc::timeout:
+      return "timeout";
+    case Errc::canceled:
+      return "canceled";
+    case Errc::gone:
+      return "gone";
+    case Errc::vmm:
+      return "vmm";
+    case Errc::invalid:
+      return "invalid";
+    case Errc::unsupported:
+      return "unsupported";
+    case Errc::exists:
+      return "exists";
+    case Errc::not_found:
+      return "not-found";
   }
   return "io";
 }
@@ -70,11 +84,11 @@ Unexpected syscall_error(std::string_view call, std::string_view subject) {
 }
 
 Unexpected syscall_error(std::string_view call, std::string_view subject, int error_number) {
-  return Unexpected(Error{errc_of(error_number), error_number,
-                          fmt::format("{} {}: {} (errno {})", call, subject,
-                                      strerrordesc_np(error_number) ? strerrordesc_np(error_number)
-                                                                    : "unknown error",
-                                      error_number)});
+  return Unexpected(Error{
+      errc_of(error_number), error_number,
+      fmt::format("{} {}: {} (errno {})", call, subject,
+                  strerrordesc_np(error_number) ? strerrordesc_np(error_number) : "unknown error",
+                  error_number)});
 }
 
 Unexpected with_context(Error error, std::string_view prefix) {

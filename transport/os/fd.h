@@ -1,6 +1,6 @@
-// UniqueFd: one owner for one file descriptor. Value-like to move, never copied. Closing errors are not reported here:
-// whoever needs them (storage files) syncs first.
-// Thread rule: one thread at a time.
+// UniqueFd: one owner for one file descriptor. Value-like to move, never copied. Closing errors are
+// not reported here: whoever needs them (storage files) syncs first. Thread rule: one thread at a
+// time.
 #pragma once
 
 #include <unistd.h>

@@ -1,0 +1,110 @@
+// Options: the command line, parsed and checked into values. CLI11 does the parsing; its exit codes
+// never reach the user.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "tools/pageferry/fail_points.h"
+#include "tools/pageferry/reporter.h"
+#include "transport/os/clock.h"
+#include "transport/os/error.h"
+#include "vmstate/qemu_restore.h"
+
+namespace pageferry {
+
+enum class TimeoutAction : std::uint8_t { abort, switch_now };
+enum class KeepImage : std::uint8_t { no, yes };     // after `resident`
+enum class SourceEnd : std::uint8_t { quit, keep };  // the source VMM after the hand-off
+enum class ReadBack : std::uint8_t { no, yes };  // --verify: read everything back before release
+enum class OnGuestError : std::uint8_t { report, abort };
+
+// What every command knows.
+struct CommonOptions {
+  OutputStyle style = OutputStyle::human;
+  Verbosity verbosity = Verbosity::normal;
+  std::string run_dir;  // locks, control sockets, destinations' run directories
+  FailPoints fail_points;
+  std::string store_fault;  // --inject-store: docs/fault-injection.md
+};
+
+struct SourceOptions {
+  std::string vm_socket;  // from qemu:PATH
+  std::string store;
+  std::string name;                         // empty: the VM's UUID
+  std::uint64_t bandwidth_bytes_per_s = 0;  // 0 = no limit
+  Milliseconds max_downtime{300};
+  std::optional<Seconds> timeout;
+  TimeoutAction timeout_action = TimeoutAction::abort;
+  Seconds blackout_limit{30};
+  ReadBack read_back = ReadBack::no;
+  SourceEnd source_end = SourceEnd::quit;
+  OnGuestError on_guest_error = OnGuestError::report;
+};
+
+struct DestinationOptions {
+  std::string store;
+  std::string name;
+  PrefetchOrder order = PrefetchOrder::hot;
+  KeepImage keep = KeepImage::no;
+  std::string incoming_command;  // empty: the source's own command line, rewritten
+};
+
+struct MigrateCommand {
+  CommonOptions common;
+  SourceOptions source;
+  DestinationOptions destination;
+  std::vector<std::string> to;
+  enum class Mode : std::uint8_t { run, dry_run } mode = Mode::run;
+};
+struct SendCommand {
+  CommonOptions common;
+  SourceOptions source;
+};
+struct ReceiveCommand {
+  CommonOptions common;
+  DestinationOptions destination;
+};
+struct AgentCommand {
+  CommonOptions common;
+};
+struct StatusCommand {
+  CommonOptions common;
+  std::string store;
+  std::string name;
+};
+struct AbortCommand {
+  CommonOptions common;
+  std::string name;
+};
+struct RecoverCommand {
+  CommonOptions common;
+  DestinationOptions destination;
+  std::string vm_socket;  // optional qemu:PATH of the VMM; else as the records say
+};
+struct InspectCommand {
+  CommonOptions common;
+  std::string file;
+  ReadBack read_back = ReadBack::no;
+};
+struct CheckCommand {
+  CommonOptions common;
+  SourceOptions source;
+};
+
+using Command =
+    std::variant<MigrateCommand, SendCommand, ReceiveCommand, AgentCommand, StatusCommand,
+                 AbortCommand, RecoverCommand, InspectCommand, CheckCommand>;
+
+// Either a command, or text to print and an exit code (help, version, a usage error:
+// ExitCode::usage).
+struct UsageAnswer {
+  std::string text;
+  ExitCode code = ExitCode::usage;
+};
+tl::expected<Command, UsageAnswer> parse_command_line(int argc, const char* const* argv);
+
+}  // namespace pageferry
