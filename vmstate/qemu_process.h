@@ -1,0 +1,63 @@
+// QemuProcess: what the kernel says about a running QEMU (/proc): how it was started, as whom, and
+// who it is for sure. Knows no QMP and changes nothing.
+//
+// Thread rule: values and functions without state.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transport/os/error.h"
+#include "transport/os/fd.h"
+
+namespace pageferry {
+
+// Bounds on what /proc may give and a manifest may claim.
+inline constexpr std::size_t kArgumentsMax = 4096;
+inline constexpr std::size_t kArgumentBytesMax = std::size_t{128}
+                                                 << 10;  // the kernel's own limit for one argument
+inline constexpr std::size_t kPathBytesMax = 4096;       // the kernel's own limit for one path
+inline constexpr std::size_t kGroupsMax = 65536;         // the kernel's own limit
+
+// A process, safe against pid reuse within one boot.
+struct ProcessIdentity {
+  int pid = 0;
+  std::uint64_t start_time_ticks = 0;  // field 22 of /proc/PID/stat, clock ticks since boot
+  friend bool operator==(const ProcessIdentity&, const ProcessIdentity&) = default;
+};
+
+struct QemuProcess {
+  ProcessIdentity identity;
+  std::vector<std::string> argv;
+  std::string working_directory;
+  std::uint32_t uid = 0;  // effective
+  std::uint32_t gid = 0;  // effective
+  std::vector<std::uint32_t> groups;
+  std::string executable;  // path, without the kernel's " (deleted)"
+  bool executable_deleted =
+      false;  // the file was replaced or removed since (an upgrade): /proc/PID/exe still opens it
+  std::string cgroup;  // of the unified hierarchy, "" where there is none
+  friend bool operator==(const QemuProcess&, const QemuProcess&) = default;
+};
+
+// Everything above. Errors: gone (no such process, or it ended meanwhile), invalid (no QEMU system
+// emulator, or arguments beyond the bounds), io (not allowed to look). `proc_root` is "/proc" but
+// for tests.
+Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root = "/proc");
+
+// Start time of a live process (zombies are gone).
+Result<ProcessIdentity> identify_process(int pid, const std::string& proc_root = "/proc");
+
+// A pidfd that certainly means this process: gone when the pid is free or another's.
+Result<UniqueFd> open_pidfd(const ProcessIdentity& identity);
+
+// /proc/sys/kernel/random/boot_id.
+Result<std::string> read_boot_id(const std::string& proc_root = "/proc");
+
+// invalid when libvirt manages this QEMU: it would take the move for a crash, and its monitors are
+// inherited descriptors.
+Result<void> refuse_libvirt_guest(const QemuProcess& process);
+
+}  // namespace pageferry

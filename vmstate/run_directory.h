@@ -1,0 +1,42 @@
+// RunDirectory: the place on this host for what belongs to one QEMU that we start: its monitor
+// sockets, its log, its pid file. <root>/<vm>/<run id>/, all 0700; the last level belongs to QEMU's
+// user. The root is /run/pageferry for root, $XDG_RUNTIME_DIR/pageferry for others, or what
+// --run-dir says.
+//
+// Nothing is followed or trusted that somebody else could have put there: each level must be a
+// directory of root's or ours that nobody else may write to.
+//
+// Thread rule: functions without state; one maker per run id (it is random).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "transport/os/error.h"
+
+namespace pageferry {
+
+struct RunDirectoryOwner {
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+};
+
+// The longest run directory whose sockets' names still fit (sun_path is 108 bytes).
+inline constexpr std::size_t kRunDirectoryBytesMax = 80;
+
+// The default root for this process: `runtime_dir_of_user` is the value of XDG_RUNTIME_DIR, which
+// root ignores. invalid for a user without one (name --run-dir).
+Result<std::string> default_run_root(std::uint32_t our_uid, const std::string& runtime_dir_of_user);
+
+// Makes <root>/<vm>/<run id>/ and returns its path. `vm` and `run_id`: 1 to 64 letters, digits,
+// '.', '_', '-', no leading dot. Errors: invalid (names, length, somebody else's directory), exists
+// (the run id), io.
+Result<std::string> make_run_directory(const std::string& root, const std::string& vm,
+                                       const std::string& run_id, const RunDirectoryOwner& owner);
+
+// Removes a run directory that make_run_directory made, with its sockets, FIFOs and files (not
+// sub-directories), and the directory of the VM if nothing is left in it. Success when it is gone
+// already. invalid if `path` is not <root>/<vm>/<run id>.
+Result<void> remove_run_directory(const std::string& root, const std::string& path);
+
+}  // namespace pageferry
