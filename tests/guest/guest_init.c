@@ -1,26 +1,33 @@
-// The guest of the demo and of the tests: PID 1 of an initramfs on Debian's cloud kernel. It is the oracle: it knows what each
-// page of its memory must hold, and says so on the serial line. It knows nothing about pageferry.
+// The guest of the demo and of the tests: PID 1 of an initramfs on Debian's cloud kernel. It is the
+// oracle: it knows what each page of its memory must hold, and says so on the serial line. It knows
+// nothing about pageferry.
 //
-// Memory. `pf.fill_mib` of pages. A page is a function of (boot seed, page index, version): three header words (index and
-// version, page seed, checksum of the content) and 509 words of an incompressible generator. The version that each page
-// must have is kept apart from the pages, in a table whose entries carry their own check and whose versions add up to
-// a counter kept elsewhere; so a page that is older than it should be, one that is torn, and a table that is old are told apart.
+// Memory. `pf.fill_mib` of pages. A page is a function of (boot seed, page index, version): three
+// header words (index and version, page seed, checksum of the content) and 509 words of an
+// incompressible generator. The version that each page must have is kept apart from the pages, in a
+// table whose entries carry their own check and whose versions add up to a counter kept elsewhere;
+// so a page that is older than it should be, one that is torn, and a table that is old are told
+// apart.
 //
-// Work. One worker thread dirties pages (verify the old content, version + 1, whole page written anew) and checks pages, each at its own
-// rate. A late worker does not catch up more than SLICE_CATCH_UP_NS: after a stall it goes on at its rate.
+// Work. One worker thread dirties pages (verify the old content, version + 1, whole page written
+// anew) and checks pages, each at its own rate. A late worker does not catch up more than
+// SLICE_CATCH_UP_NS: after a stall it goes on at its rate.
 //
-// Heartbeat. A thread of its own with real-time priority, on absolute deadlines `pf.heartbeat_ms` apart. A deadline that was missed
-// is skipped, never made up for in a burst: silence on the line is a stall of the guest, and a stall costs beats. The counter
-// counts lines, so a gap in the counter means that lines were lost on the way, not that the guest stood still.
+// Heartbeat. A thread of its own with real-time priority, on absolute deadlines `pf.heartbeat_ms`
+// apart. A deadline that was missed is skipped, never made up for in a burst: silence on the line
+// is a stall of the guest, and a stall costs beats. The counter counts lines, so a gap in the
+// counter means that lines were lost on the way, not that the guest stood still.
 //
 //   H <counter> <CLOCK_MONOTONIC in us> <pages dirtied> <pages checked> <bad pages so far>
 //   PF-READY pages=N ws=N fill-ms=T        memory is filled, work begins
 //   PF-BAD page=P expected=V got=V kind=stale|torn|table word=W
 //   PF-CHECK pages=N bad=M                 answer to 'c'
 //
-// Commands, one byte each on the serial line: c check all memory, f flip one bit of it, p pause and r resume dirtying, x power off.
+// Commands, one byte each on the serial line: c check all memory, f flip one bit of it, p pause and
+// r resume dirtying, x power off.
 //
-// Kernel parameters: pf.fill_mib pf.dirty_mib_s pf.dirty_ws_mib pf.read_mib_s pf.pattern=random|sequential pf.heartbeat_ms
+// Kernel parameters: pf.fill_mib pf.dirty_mib_s pf.dirty_ws_mib pf.read_mib_s
+// pf.pattern=random|sequential pf.heartbeat_ms
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -50,8 +57,8 @@ enum {
   kBadLinesMax = 64,
   kCheckChunkPages = 256,
 };
-#define SLICE_NS 2000000LL             // the worker wakes up this often
-#define SLICE_CATCH_UP_NS 20000000LL   // and never works off more than this at once
+#define SLICE_NS 2000000LL            // the worker wakes up this often
+#define SLICE_CATCH_UP_NS 20000000LL  // and never works off more than this at once
 
 enum pattern { kRandom, kSequential };
 
@@ -64,7 +71,8 @@ struct settings {
   enum pattern pattern;
 };
 
-// What a page must hold. `check` binds the version to the page, so that an entry that was overwritten or moved is noticed.
+// What a page must hold. `check` binds the version to the page, so that an entry that was
+// overwritten or moved is noticed.
 struct expected {
   uint32_t version;
   uint32_t check;
@@ -131,7 +139,8 @@ static uint64_t random_word(void) {
   return mix(state ^ boot_seed);
 }
 
-// --- pages -----------------------------------------------------------------------------------------------------------
+// --- pages
+// -----------------------------------------------------------------------------------------------------------
 
 static uint64_t page_seed(uint64_t index, uint32_t version) {
   return mix(boot_seed ^ mix(index << 32 | version));
@@ -142,7 +151,7 @@ static uint32_t table_check(uint64_t index, uint32_t version) {
 }
 
 // One step of the content: cheap under TCG (one multiply), incompressible.
-#define NEXT_WORD(x) ((x) = (x) * 6364136223846793005ULL + 1442695040888963407ULL)
+#define NEXT_WORD(x) ((x) = (x)*6364136223846793005ULL + 1442695040888963407ULL)
 #define CONTENT(x) ((x) ^ ((x) >> 32))
 
 static void write_page(uint64_t index, uint32_t version) {
@@ -234,7 +243,8 @@ static void fill_memory(void) {
   version_sum = page_count;
 }
 
-// --- the worker ------------------------------------------------------------------------------------------------------
+// --- the worker
+// ------------------------------------------------------------------------------------------------------
 
 struct full_check {
   uint64_t next;
@@ -279,7 +289,8 @@ static uint64_t next_dirty_index(void) {
   return cursor++ % working_set;
 }
 
-// The reader's order covers all pages: steps of about the golden ratio of the page count, made coprime to it.
+// The reader's order covers all pages: steps of about the golden ratio of the page count, made
+// coprime to it.
 static uint64_t next_read_index(void) {
   static uint64_t cursor = 0;
   static uint64_t stride = 0;
@@ -337,7 +348,8 @@ static void* work(void* unused) {
   return NULL;
 }
 
-// --- heartbeat and commands ------------------------------------------------------------------------------------------
+// --- heartbeat and commands
+// ------------------------------------------------------------------------------------------
 
 static void* beat(void* unused) {
   (void)unused;
@@ -358,20 +370,32 @@ static void* beat(void* unused) {
 
 static void obey(char command) {
   switch (command) {
-    case 'c': atomic_store(&check_wanted, 1); break;
-    case 'f': atomic_store(&flip_wanted, 1); break;
-    case 'p': atomic_store(&dirtying, 0); say("PF-PAUSED\n"); break;
-    case 'r': atomic_store(&dirtying, 1); say("PF-RESUMED\n"); break;
+    case 'c':
+      atomic_store(&check_wanted, 1);
+      break;
+    case 'f':
+      atomic_store(&flip_wanted, 1);
+      break;
+    case 'p':
+      atomic_store(&dirtying, 0);
+      say("PF-PAUSED\n");
+      break;
+    case 'r':
+      atomic_store(&dirtying, 1);
+      say("PF-RESUMED\n");
+      break;
     case 'x':
       say("PF-BYE\n");
       tcdrain(serial_fd);
       reboot(RB_POWER_OFF);
       break;
-    default: break;
+    default:
+      break;
   }
 }
 
-// --- start -----------------------------------------------------------------------------------------------------------
+// --- start
+// -----------------------------------------------------------------------------------------------------------
 
 static void open_serial(void) {
   serial_fd = open("/dev/ttyS0", O_RDWR | O_NOCTTY | O_CLOEXEC);

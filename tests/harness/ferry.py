@@ -1,0 +1,102 @@
+"""Runs the program under test as a user does, `pageferry ... --json`, and keeps what it said and when.
+
+A JSON line is kept with the moment it was read. The exit code says where the guest is; EXIT names the codes.
+"""
+
+import json
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+
+import machine
+
+EXIT = {0: "done", 1: "failed, runs on the source", 2: "usage", 3: "refused", 4: "aborted, runs on the source",
+        5: "another candidate won", 6: "timeout, runs on the source", 7: "runs nowhere, image intact", 8: "state lost"}
+
+
+@dataclass
+class Outcome:
+    code: int
+    objects: list = field(default_factory=list)     # (time.monotonic(), dict)
+    stderr: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def final(self):
+        return self.objects[-1][1] if self.objects else {}
+
+    @property
+    def destination(self):
+        """(pid, QMP path) of the QEMU that runs the guest now."""
+        named = self.final["destination"]
+        return named["pid"], named["qmp"]
+
+    def first_time(self, where):
+        """When the first object that satisfies `where` was read, or None."""
+        return next((at for at, value in self.objects if where(value)), None)
+
+    def explain(self):
+        return f"exit {self.code} ({EXIT.get(self.code, 'unknown')}): {self.final} {self.stderr.strip()}"
+
+
+class Running:
+    """A pageferry process; its output is read in a thread."""
+
+    def __init__(self, *arguments, pass_json=True):
+        command = [machine.pageferry(), *map(str, arguments)] + (["--json"] if pass_json else [])
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        self._objects = []
+        self._errors = []
+        self._condition = threading.Condition()
+        self._readers = [threading.Thread(target=self._read_objects, daemon=True),
+                         threading.Thread(target=self._read_errors, daemon=True)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_objects(self):
+        for line in self.process.stdout:
+            at = time.monotonic()
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = {"not-json": line}
+            with self._condition:
+                self._objects.append((at, value))
+                self._condition.notify_all()
+
+    def _read_errors(self):
+        for line in self.process.stderr:
+            self._errors.append(line)
+
+    def wait_object(self, where, timeout_s):
+        """The first object, past ones included, that satisfies `where`."""
+        deadline = time.monotonic() + timeout_s
+        with self._condition:
+            while True:
+                for _, value in self._objects:
+                    if where(value):
+                        return value
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"not said within {timeout_s} s; last: {self._objects[-1:]}")
+                self._condition.wait(left)
+
+    def wait(self, timeout_s=300):
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        ended = time.monotonic()
+        for reader in self._readers:
+            reader.join(5)
+        return Outcome(code, list(self._objects), "".join(self._errors), self.started, ended)
+
+
+def migrate(qmp_path, store, *options, timeout_s=300):
+    return Running("migrate", f"qemu:{qmp_path}", "--store", store, "--to", "local", *options).wait(timeout_s)
