@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "transport/host_identity.h"  // ProcessIdentity, identify_process, is_alive, this_host: use these
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
 
@@ -21,15 +22,8 @@ inline constexpr std::size_t kArgumentBytesMax = std::size_t{128}
 inline constexpr std::size_t kPathBytesMax = 4096;       // the kernel's own limit for one path
 inline constexpr std::size_t kGroupsMax = 65536;         // the kernel's own limit
 
-// A process, safe against pid reuse within one boot.
-struct ProcessIdentity {
-  int pid = 0;
-  std::uint64_t start_time_ticks = 0;  // field 22 of /proc/PID/stat, clock ticks since boot
-  friend bool operator==(const ProcessIdentity&, const ProcessIdentity&) = default;
-};
-
 struct QemuProcess {
-  ProcessIdentity identity;
+  ProcessIdentity identity;  // transport/host_identity.h: pid and start_ticks
   std::vector<std::string> argv;
   std::string working_directory;
   std::uint32_t uid = 0;  // effective
@@ -47,14 +41,8 @@ struct QemuProcess {
 // for tests.
 Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root = "/proc");
 
-// Start time of a live process (zombies are gone).
-Result<ProcessIdentity> identify_process(int pid, const std::string& proc_root = "/proc");
-
 // A pidfd that certainly means this process: gone when the pid is free or another's.
 Result<UniqueFd> open_pidfd(const ProcessIdentity& identity);
-
-// /proc/sys/kernel/random/boot_id.
-Result<std::string> read_boot_id(const std::string& proc_root = "/proc");
 
 // invalid when libvirt manages this QEMU: it would take the move for a crash, and its monitors are
 // inherited descriptors.

@@ -53,9 +53,6 @@ enum class EndedBy : std::uint8_t { was_gone, quit, terminate, kill };
 // timeout: it does not die (stuck in the kernel).
 Result<EndedBy> end_qemu(const ProcessIdentity& identity, QmpClient* qmp, const EndBounds& bounds);
 
-// True as long as exactly this process lives.
-bool is_alive(const ProcessIdentity& identity);
-
 // The last `lines_max` lines of a log, joined by " | ", control characters replaced; "" if there is
 // none.
 std::string last_lines_of(const std::string& log_file, std::size_t lines_max);
