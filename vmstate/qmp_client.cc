@@ -387,7 +387,7 @@ class SocketQmpClient final : public QmpClient {
 
 Result<std::unique_ptr<QmpClient>> QmpClient::connect(const std::string& socket_path,
                                                       Deadline deadline) {
-  PF_ASSIGN(UniqueFd fd, connect_unix(socket_path, deadline));
+  PF_ASSIGN(UniqueFd fd, connect_monitor(socket_path, deadline));
   ucred credentials{};
   socklen_t length = sizeof(credentials);
   if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
