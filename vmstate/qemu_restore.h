@@ -22,14 +22,13 @@
 #include <string>
 
 #include "pager/page_supply.h"
+#include "pager/prefetch_order.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/device_state.h"
 #include "vmstate/qmp_client.h"
 
 namespace pageferry {
-
-enum class PrefetchOrder : std::uint8_t { none, linear, hot };
 
 struct RestoreOptions {
   PrefetchOrder order = PrefetchOrder::hot;

@@ -1,0 +1,199 @@
+// What is asked for, and the order of one step. Reads are in page_in_reads.cc, sending in
+// page_in_send.cc.
+//
+// A fault on an absent page reads the neighbourhood too (fault-around): 16 pages, or 64 where a
+// recent fault was close by, or where the page is zero (a guest takes fresh zero pages in rows, and
+// they cost nothing to read).
+#include "pager/page_in.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pageferry {
+namespace {
+
+constexpr std::uint64_t kAroundPages = 16;
+constexpr std::uint64_t kAroundPagesWide = 64;
+constexpr unsigned kNeighbourReadsMax = 3;  // other places of the file that one fault may read
+constexpr std::size_t kRegionsKept = 16;
+
+}  // namespace
+
+PageIn::PageIn(PageSupply& supply, const MemoryLayout& layout, SentMap sent, PageOutlet& outlet,
+               const Clock& clock, PageInOptions options)
+    : supply_(&supply),
+      layout_(&layout),
+      outlet_(&outlet),
+      clock_(&clock),
+      options_(options),
+      sent_(std::move(sent)),
+      prefetcher_(supply, layout, sent_, options.order),
+      window_(options.prefetch_bytes_in_flight_max, options.prefetch_bandwidth_bytes_per_s),
+      tickets_(supply) {}
+
+Result<void> PageIn::step() {
+  wants_step_ = false;
+  wake_at_.reset();
+  collect();
+  start_waiting(demand_reads_);
+  PF_TRY(send());
+  activate_transfers();
+  start_waiting(prefetch_reads_);
+  start_prefetch();
+  const bool was_full = ready_full();
+  PF_TRY(send());
+  if (was_full && !ready_full()) wants_step_ = true;
+  return {};
+}
+
+std::optional<PageRun> PageIn::backing_of(PageIndex page) const {
+  const RamBlock& block = layout_->blocks()[layout_->block_of(page)];
+  if (block.backing_page_bytes == kPageSizeBytes) return std::nullopt;
+  const std::uint64_t unit = pages_of_bytes(block.backing_page_bytes);
+  return PageRun{.first = block.first_page + (page - block.first_page) / unit * unit,
+                 .pages = unit};
+}
+
+void PageIn::request(PageRun run) {
+  const std::uint64_t end = raw(run.first) + run.pages;
+  PageIndex page = run.first;
+  while (raw(page) < end) {
+    if (const auto unit = backing_of(page)) {
+      request_backing(*unit);
+      page = unit->first + unit->pages;
+    } else {
+      request_page(page);
+      page = page + 1;
+    }
+  }
+}
+
+void PageIn::request_page(PageIndex page) {
+  if (sent_.state(page) == PageState::sent) {
+    ++counters_.faults_already_sent;
+    return;
+  }
+  if (!open_faults_.emplace(raw(page), clock_->now()).second) return;  // asked for twice
+  ++counters_.faults;
+  prefetcher_.note_fault(page);
+  if (sent_.state(page) == PageState::absent) {
+    start_fault(page);
+  } else {
+    promote(page);
+  }
+}
+
+void PageIn::request_backing(PageRun unit) {
+  const PageIndex last = unit.first + (unit.pages - 1);
+  if (sent_.state(last) == PageState::sent) {
+    ++counters_.faults_already_sent;
+    return;
+  }
+  if (!open_faults_.emplace(raw(unit.first), clock_->now()).second) return;
+  ++counters_.faults;
+  prefetcher_.note_fault(unit.first);
+  if (sent_.state(last) == PageState::absent) {
+    sent_.take(unit);
+    backing_wanted_.push_back(unit);
+  } else if (backing_prefetch_ == unit) {
+    backing_prefetch_.reset();
+    backing_wanted_.push_back(unit);
+  }
+}
+
+// The aligned neighbourhood of a page inside its block.
+PageRun PageIn::fault_window(PageIndex page) {
+  const std::uint64_t region = raw(page) / kPrefetchRegionPages;
+  const bool seen =
+      std::find(fault_regions_.begin(), fault_regions_.end(), region) != fault_regions_.end();
+  if (!seen) {
+    fault_regions_.push_back(region);
+    if (fault_regions_.size() > kRegionsKept) fault_regions_.pop_front();
+  }
+  const std::uint64_t wide = seen || supply_->is_zero(page) ? kAroundPagesWide : kAroundPages;
+  const RamBlock& block = layout_->blocks()[layout_->block_of(page)];
+  const std::uint64_t offset = (page - block.first_page) / wide * wide;
+  return {.first = block.first_page + offset, .pages = std::min(wide, block.pages() - offset)};
+}
+
+// Takes the absent pages around a fault, piece by piece: the piece that holds the page is a demand
+// read (or a zero page in hand), the others ride along as prefetch.
+void PageIn::start_fault(PageIndex fault) {
+  const PageRun window = fault_window(fault);
+  const PageIndex end = window.first + window.pages;
+  const bool fault_is_zero = supply_->is_zero(fault);
+  unsigned neighbour_reads = 0;
+  PageIndex page = window.first;
+  while (const auto next = sent_.next_absent(page, end)) {
+    const std::uint64_t absent = sent_.absent_run(*next, raw(end) - raw(*next));
+    PageRun run{.first = *next, .pages = 1};
+    const bool zero = supply_->is_zero(*next);
+    if (zero) {
+      while (run.pages < absent && supply_->is_zero(run.first + run.pages)) ++run.pages;
+    } else {
+      run = supply_->contiguous_run(*next, absent);
+    }
+    page = run.first + run.pages;
+    const bool holds_fault = raw(fault) >= raw(run.first) && fault - run.first < run.pages;
+    if (!holds_fault && !zero && (fault_is_zero || neighbour_reads++ >= kNeighbourReadsMax)) {
+      continue;
+    }
+    sent_.take(run);
+    if (!zero) {
+      Read read{.run = run, .purpose = holds_fault ? Purpose::demand : Purpose::prefetch};
+      if (holds_fault) read.wanted.push_back(fault);
+      (holds_fault ? demand_reads_ : prefetch_reads_).push_back(std::move(read));
+      continue;
+    }
+    around_.push_back({.run = run});
+    if (holds_fault) PF_CHECK(promote_in(around_, fault));
+  }
+}
+
+// A page that prefetch has taken is wanted now: finds it wherever it is and puts it in front (I2).
+void PageIn::promote(PageIndex page) {
+  if (promote_in(around_, page) || promote_in(background_, page)) return;
+  if (promote_read(demand_reads_, page) || promote_read(prefetch_reads_, page)) return;
+  for (auto& [ticket, read] : reads_) {
+    if (raw(page) < raw(read.run.first) || page - read.run.first >= read.run.pages) continue;
+    read.wanted.push_back(page);
+    return;
+  }
+  // In demanded_ already, or a page that could not be proved (I5): nothing to do.
+}
+
+// Cuts the page out of a queue of pages in hand.
+bool PageIn::promote_in(Queue& queue, PageIndex page) {
+  for (auto piece = queue.begin(); piece != queue.end(); ++piece) {
+    if (raw(page) < raw(piece->run.first) || page - piece->run.first >= piece->run.pages) continue;
+    const PagePiece whole = *piece;
+    const std::uint64_t at = page - whole.run.first;
+    demanded_.push_back(whole.part(at, 1));
+    if (&queue == &background_) --background_pages_;
+    auto rest = queue.erase(piece);
+    // From the page upwards first: that is what is touched next.
+    if (at > 0) rest = queue.insert(rest, whole.part(0, at));
+    if (at + 1 < whole.run.pages) {
+      queue.insert(rest, whole.part(at + 1, whole.run.pages - at - 1));
+    }
+    return true;
+  }
+  return false;
+}
+
+// A read that waits for a slot at the supply becomes a demand read.
+bool PageIn::promote_read(std::deque<Read>& reads, PageIndex page) {
+  for (auto read = reads.begin(); read != reads.end(); ++read) {
+    if (raw(page) < raw(read->run.first) || page - read->run.first >= read->run.pages) continue;
+    read->wanted.push_back(page);
+    read->purpose = Purpose::demand;
+    if (&reads == &demand_reads_) return true;
+    Read moved = std::move(*read);
+    reads.erase(read);
+    demand_reads_.push_back(std::move(moved));
+    return true;
+  }
+  return false;
+}
+
+}  // namespace pageferry

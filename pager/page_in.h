@@ -1,0 +1,170 @@
+// PageIn: brings the pages of a guest from a PageSupply to a PageOutlet: those that are asked for
+// first, then, unasked, the rest in the Prefetcher's order. Decides what is read and what leaves
+// next; owns no socket and no thread.
+//
+//   request() ---> demand reads ---> demanded -->+
+//                      |                         +--> urgent channel
+//                      +---------> around ------>+
+//   Prefetcher --> prefetch reads -> background ----> background channel
+//
+// Rules it keeps:
+//   I1  each page leaves exactly once (SentMap), whatever is asked for again
+//   I2  a demanded page never waits behind prefetched ones of ours: own queue, own reads; a page
+//   that is asked for while a
+//       prefetch has it is taken out of the prefetch's queue
+//   I3  prefetch is bounded in bytes: at the storage by PrefetchWindow, between storage and channel
+//   by kReadyBytesMax I4  of a backing page larger than a page, all pages leave on one channel,
+//   ascending, with no other page in between I5  a page whose read failed alone is never sent:
+//   failure() names it, prefetch ends, other requests are still served
+//
+// Thread rule: one thread; counters() and fault_latency() may be read from any.
+// Lifetime: supply, layout, outlet and clock outlive it. Reads may be in flight at the supply when
+// it is destroyed.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "pager/backing_transfer.h"
+#include "pager/latency_histogram.h"
+#include "pager/memory_layout.h"
+#include "pager/page.h"
+#include "pager/page_outlet.h"
+#include "pager/page_piece.h"
+#include "pager/page_supply.h"
+#include "pager/prefetch_order.h"
+#include "pager/prefetch_window.h"
+#include "pager/sent_map.h"
+#include "transport/os/clock.h"
+#include "transport/os/error.h"
+
+namespace pageferry {
+
+enum class ChannelCount : std::uint8_t { one, two };
+
+struct PageInOptions {
+  PrefetchOrder order = PrefetchOrder::hot;
+  std::uint64_t prefetch_bytes_in_flight_max = 768 * 1024;
+  std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
+  ChannelCount channels = ChannelCount::two;
+};
+
+struct PageInCounters {
+  std::atomic<std::uint64_t> pages_demand{0};      // sent because they were asked for
+  std::atomic<std::uint64_t> pages_prefetched{0};  // sent unasked, fault-around included
+  std::atomic<std::uint64_t> pages_zero{0};        // of both
+  std::atomic<std::uint64_t> faults{0};
+  std::atomic<std::uint64_t> faults_already_sent{0};
+};
+
+class PageIn {
+ public:
+  // `layout`: the destination's, with its backing page sizes; pages as in supply.layout(). `sent`:
+  // all absent, or what the destination says it has (whole backing pages).
+  PageIn(PageSupply& supply, const MemoryLayout& layout, SentMap sent, PageOutlet& outlet,
+         const Clock& clock, PageInOptions options);
+  PageIn(const PageIn&) = delete;
+  PageIn& operator=(const PageIn&) = delete;
+
+  // The destination asks for pages: each backing page that `run` touches. Precondition: inside the
+  // layout.
+  void request(PageRun run);
+
+  // Does all that can be done now without waiting: takes finished reads, sends, starts reads.
+  // Errors are the outlet's.
+  Result<void> step();
+  // step() has more to do though no read finishes and no channel gets room.
+  bool wants_step() const { return wants_step_; }
+  // When step() should be called though nothing happens (bandwidth limit).
+  std::optional<Nanoseconds> wake_at() const { return wake_at_; }
+
+  bool complete() const { return sent_.all_sent(); }
+  // The first page that could not be proved; the message names block and offset.
+  const std::optional<Error>& failure() const { return failure_; }
+
+  const PageInCounters& counters() const { return counters_; }
+  // From request() to the page's hand-over to the outlet.
+  const LatencyHistogram& fault_latency() const { return fault_latency_; }
+
+ private:
+  using Queue = std::deque<PagePiece>;
+  enum class Purpose : std::uint8_t { demand, prefetch };
+  struct Read {
+    PageRun run;
+    Purpose purpose = Purpose::prefetch;
+    std::vector<PageIndex> wanted{};  // pages of it that were asked for
+  };
+
+  void request_page(PageIndex page);
+  void request_backing(PageRun unit);
+  void start_fault(PageIndex page);
+  void promote(PageIndex page);
+  bool promote_in(Queue& queue, PageIndex page);
+  bool promote_read(std::deque<Read>& reads, PageIndex page);
+  PageRun fault_window(PageIndex page);
+  std::optional<PageRun> backing_of(PageIndex page) const;
+
+  void start_waiting(std::deque<Read>& reads);
+  bool try_start(Read& read);
+  void collect();
+  void take_done(Read read, PagePiece piece);
+  void take_failed(Read read, const Error& error);
+  BackingTransfer* transfer_holding(PageIndex page);
+  bool ready_full() const;
+  void start_prefetch();
+  void take_choice(const PrefetchChoice& choice);
+
+  std::optional<BackingTransfer>& transfer_on(PageChannel channel);
+  void activate_transfers();
+  void read_for(BackingTransfer& transfer, Purpose purpose);
+
+  enum class Progress : std::uint8_t { drained, stuck };
+  Result<void> send();
+  Result<Progress> send_queue(PageChannel channel, Queue& queue);
+  Result<Progress> send_transfer(PageChannel channel);
+  Result<std::uint64_t> put(PageChannel channel, const PagePiece& piece);
+  void settle(PageRun run);
+
+  // constant after construction
+  PageSupply* supply_;
+  const MemoryLayout* layout_;
+  PageOutlet* outlet_;
+  const Clock* clock_;
+  PageInOptions options_;
+
+  SentMap sent_;
+  Prefetcher prefetcher_;
+  PrefetchWindow window_;
+  TicketUses tickets_;
+
+  std::deque<Read> demand_reads_;                  // wanted, no slot at the supply yet
+  std::deque<Read> prefetch_reads_;                // the same
+  std::unordered_map<std::uint64_t, Read> reads_;  // under way, by ticket
+  std::uint64_t prefetch_pages_reading_ = 0;
+
+  Queue demanded_;    // in hand, somebody waits
+  Queue around_;      // in hand, beside a demanded page
+  Queue background_;  // in hand, prefetched
+  std::uint64_t background_pages_ = 0;
+
+  std::deque<PageRun> backing_wanted_;  // asked for, not yet in a transfer
+  std::optional<PageRun> backing_prefetch_;
+  std::optional<BackingTransfer> urgent_transfer_;
+  std::optional<BackingTransfer> background_transfer_;
+
+  std::unordered_map<std::uint64_t, Nanoseconds>
+      open_faults_;  // raw page (first of a backing page) -> asked at
+  std::deque<std::uint64_t>
+      fault_regions_;  // of the latest faults, for fault-around; at most kRegionsKept
+  bool wants_step_ = false;
+  std::optional<Nanoseconds> wake_at_;
+  std::optional<Error> failure_;
+  PageInCounters counters_;
+  LatencyHistogram fault_latency_;
+};
+
+}  // namespace pageferry

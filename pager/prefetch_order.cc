@@ -1,0 +1,188 @@
+// Choosing is a walk over absent pages: of a region (hot or raised), or of the whole guest (the
+// sweep: stored pages, then zero pages). The sweep finds whatever the walks left, so a walk may be
+// cut short or forgotten at any time; that is why the list of raised regions can be bounded and the
+// versions can still be unread when the first choice is made.
+//
+// Rejected: sorting all pages by version (8 bytes a page: 2 GiB for a TiB guest, and a second of
+// sorting while the guest waits); a heap of regions costs 12 bytes a hot MiB and is built while
+// choices are already made.
+#include "pager/prefetch_order.h"
+
+#include <algorithm>
+
+#include "transport/os/error.h"
+
+namespace pageferry {
+namespace {
+
+constexpr std::uint32_t kHotVersion = 2;  // stored again after the first pass
+constexpr std::uint16_t kWholeRegionHotPages =
+    64;                                        // of 256: from here the region is hot as a whole
+constexpr std::uint16_t kFaultsThatRaise = 2;  // the first fault is answered by fault-around alone
+constexpr std::size_t kRaisedMax = 64;
+
+}  // namespace
+
+bool Prefetcher::HotRegion::operator<(const HotRegion& other) const {
+  if (version_max != other.version_max) return version_max < other.version_max;
+  if (density != other.density) return density == Density::whole;
+  if (hot_pages != other.hot_pages) return hot_pages < other.hot_pages;
+  return region > other.region;
+}
+
+Prefetcher::Prefetcher(const PageSupply& supply, const MemoryLayout& layout, const SentMap& sent,
+                       PrefetchOrder order)
+    : supply_(&supply), layout_(&layout), sent_(&sent), order_(order) {
+  PF_CHECK(supply.layout().pages() == layout.pages() && sent.pages() == layout.pages());
+  if (order_ == PrefetchOrder::hot) {
+    regions_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
+  }
+}
+
+const RamBlock& Prefetcher::block_at(PageIndex page) const {
+  return layout_->blocks()[layout_->block_of(page)];
+}
+
+PageIndex Prefetcher::region_end(std::uint64_t region) const {
+  return PageIndex{std::min((region + 1) * kPrefetchRegionPages, layout_->pages())};
+}
+
+PrefetchChoice Prefetcher::next() {
+  if (order_ == PrefetchOrder::none) return {};
+  std::uint64_t budget = kPagesLookedAtMax;
+  if (order_ == PrefetchOrder::hot) {
+    scan_versions();
+    do {
+      const PrefetchChoice choice = advance(walk_, budget);
+      if (choice.kind != PrefetchChoice::Kind::done) return choice;
+    } while (next_walk(walk_));
+    if (scanned_pages_ < layout_->pages()) return {PrefetchChoice::Kind::again, {}};
+  }
+  return sweep(budget);
+}
+
+// Reads the versions of the next slice of the guest and queues its hot regions.
+void Prefetcher::scan_versions() {
+  static_assert(kPagesLookedAtMax % kPrefetchRegionPages == 0);
+  const std::uint64_t stop = std::min(scanned_pages_ + kPagesLookedAtMax, layout_->pages());
+  while (scanned_pages_ < stop) {
+    const std::uint64_t index = scanned_pages_ / kPrefetchRegionPages;
+    Region& region = regions_[index];
+    const std::uint64_t end = raw(region_end(index));
+    for (; scanned_pages_ < end; ++scanned_pages_) {
+      const std::uint32_t version = supply_->version(PageIndex{scanned_pages_});
+      if (version < kHotVersion) continue;
+      region.version_max = std::max(region.version_max, version);
+      ++region.hot_pages;
+    }
+    if (region.hot_pages == 0) continue;
+    hot_.push(
+        {.version_max = region.version_max,
+         .density = region.hot_pages >= kWholeRegionHotPages ? Density::whole : Density::sparse,
+         .hot_pages = region.hot_pages,
+         .region = static_cast<std::uint32_t>(index)});
+  }
+}
+
+// Raised regions first, then the hottest; false when there is neither.
+bool Prefetcher::next_walk(Walk& walk) {
+  if (!raised_.empty()) {
+    walk = raised_.front();
+    raised_.pop_front();
+    return true;
+  }
+  if (hot_.empty()) return false;
+  const HotRegion top = hot_.top();
+  hot_.pop();
+  walk = {.cursor = PageIndex{top.region * kPrefetchRegionPages},
+          .end = region_end(top.region),
+          .density = top.density};
+  return true;
+}
+
+// The next choice of a walk; done when it is exhausted, again when the budget is.
+PrefetchChoice Prefetcher::advance(Walk& walk, std::uint64_t& budget) {
+  while (budget > 0) {
+    const auto page = sent_->next_absent(walk.cursor, walk.end);
+    if (!page) {
+      walk.cursor = walk.end;
+      return {};
+    }
+    --budget;
+    if (walk.density == Density::sparse && supply_->version(*page) < kHotVersion) {
+      walk.cursor = *page + 1;
+      continue;
+    }
+    const PrefetchChoice choice = choice_at(*page, walk.end, walk.density);
+    walk.cursor = choice.run.first + choice.run.pages;
+    return choice;
+  }
+  return {PrefetchChoice::Kind::again, {}};
+}
+
+bool Prefetcher::wanted_in_sweep(PageIndex page) const {
+  return pass_ == Pass::zero || !supply_->is_zero(page);
+}
+
+// The two passes over the whole guest.
+PrefetchChoice Prefetcher::sweep(std::uint64_t& budget) {
+  const PageIndex end{layout_->pages()};
+  while (pass_ != Pass::finished) {
+    while (const auto page = sent_->next_absent(sweep_cursor_, end)) {
+      if (budget == 0) return {PrefetchChoice::Kind::again, {}};
+      --budget;
+      if (!wanted_in_sweep(*page)) {
+        sweep_cursor_ = *page + 1;
+        continue;
+      }
+      const PrefetchChoice choice = choice_at(*page, end, Density::whole);
+      sweep_cursor_ = choice.run.first + choice.run.pages;
+      return choice;
+    }
+    pass_ = pass_ == Pass::stored ? Pass::zero : Pass::finished;
+    sweep_cursor_ = PageIndex{0};
+  }
+  return {};
+}
+
+// The longest choice that begins at an absent page and ends before `end` and the block's end.
+PrefetchChoice Prefetcher::choice_at(PageIndex page, PageIndex end, Density density) const {
+  using Kind = PrefetchChoice::Kind;
+  const RamBlock& block = block_at(page);
+  if (block.backing_page_bytes > kPageSizeBytes) {
+    const std::uint64_t unit = pages_of_bytes(block.backing_page_bytes);
+    const std::uint64_t offset = (page - block.first_page) / unit * unit;
+    return {Kind::backing, {.first = block.first_page + offset, .pages = unit}};
+  }
+  const std::uint64_t stop = std::min(raw(end), raw(block.first_page) + block.pages());
+  const std::uint64_t room = std::min(stop - raw(page), kPrefetchRunPagesMax);
+  const std::uint64_t absent = sent_->absent_run(page, room);
+  std::uint64_t pages = 1;
+  const bool zero = supply_->is_zero(page);
+  if (!zero) {
+    pages = std::min(absent, supply_->contiguous_run(page, absent).pages);
+  } else {
+    while (pages < absent && supply_->is_zero(page + pages)) ++pages;
+  }
+  if (density == Density::sparse) {
+    std::uint64_t hot = 1;
+    while (hot < pages && supply_->version(page + hot) >= kHotVersion) ++hot;
+    pages = hot;
+  }
+  return {zero ? Kind::zero : Kind::stored, {.first = page, .pages = pages}};
+}
+
+void Prefetcher::note_fault(PageIndex page) {
+  if (order_ != PrefetchOrder::hot) return;
+  const std::uint64_t index = raw(page) / kPrefetchRegionPages;
+  Region& region = regions_[index];
+  if (region.faults < UINT16_MAX) ++region.faults;
+  if (region.faults != kFaultsThatRaise) return;
+  // From the fault upwards first, then what lies below it.
+  const PageIndex begin{index * kPrefetchRegionPages};
+  raised_.push_front({.cursor = begin, .end = page, .density = Density::whole});
+  raised_.push_front({.cursor = page, .end = region_end(index), .density = Density::whole});
+  while (raised_.size() > kRaisedMax) raised_.pop_back();
+}
+
+}  // namespace pageferry

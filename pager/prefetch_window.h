@@ -1,0 +1,42 @@
+// PrefetchWindow: how many bytes prefetch may have in flight at the storage, and when it may start
+// the next read. Measured fault latency steers it: a fault much slower than the best ones halves
+// the window, a quiet while lets it grow.
+//
+// Why bytes and why so few: 1 MiB reads queued eight deep push a demand fault's p99 from 0.3 ms to
+// 200-500 ms; three reads of 256 KiB keep it at 1.5 times and still reach 88 % of full speed.
+//
+// Thread rule: one thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "transport/os/clock.h"
+
+namespace pageferry {
+
+inline constexpr std::uint64_t kPrefetchWindowBytesMin = 256 * 1024;
+
+class PrefetchWindow {
+ public:
+  // bytes_max: at least kPrefetchWindowBytesMin is used. bandwidth 0: no limit.
+  PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_bytes_per_s);
+
+  // Bytes that may be in flight at `now` while `open_faults` requests wait.
+  std::uint64_t bytes(Nanoseconds now, std::uint64_t open_faults);
+  // The bandwidth limit allows no read before then; nullopt: now is fine.
+  std::optional<Nanoseconds> blocked_until(Nanoseconds now) const;
+
+  void note_started(Nanoseconds now, std::uint64_t bytes);
+  void note_fault_served(Nanoseconds now, Nanoseconds latency);
+
+ private:
+  std::uint64_t bytes_max_;
+  std::uint64_t bandwidth_;
+  std::uint64_t bytes_;
+  Nanoseconds best_latency_{0};  // forgets slowly; 0 = no fault yet
+  Nanoseconds changed_at_{0};
+  Nanoseconds next_start_{0};
+};
+
+}  // namespace pageferry

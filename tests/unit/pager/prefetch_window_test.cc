@@ -1,0 +1,71 @@
+// PrefetchWindow: slow faults shrink it, quiet lets it grow, both within its bounds.
+#include "pager/prefetch_window.h"
+
+#include <gtest/gtest.h>
+
+namespace pageferry {
+namespace {
+
+using std::chrono::microseconds;
+
+constexpr std::uint64_t kMax = 768 * 1024;
+
+TEST(PrefetchWindow, StartsAtItsMaximum) {
+  PrefetchWindow window(kMax, 0);
+  EXPECT_EQ(window.bytes(Seconds(1), 0), kMax);
+}
+
+TEST(PrefetchWindow, IsSmallWhileAFaultWaits) {
+  PrefetchWindow window(kMax, 0);
+  EXPECT_EQ(window.bytes(Seconds(1), 1), kPrefetchWindowBytesMin);
+}
+
+TEST(PrefetchWindow, AFaultMuchSlowerThanTheBestHalvesIt) {
+  PrefetchWindow window(kMax, 0);
+  window.note_fault_served(Seconds(1), microseconds(100));
+  window.note_fault_served(Seconds(1), microseconds(5000));
+  EXPECT_EQ(window.bytes(Seconds(1), 0), kMax / 2);
+}
+
+TEST(PrefetchWindow, FaultsOfUsualLatencyChangeNothing) {
+  PrefetchWindow window(kMax, 0);
+  window.note_fault_served(Seconds(1), microseconds(100));
+  window.note_fault_served(Seconds(1), microseconds(200));
+  EXPECT_EQ(window.bytes(Seconds(1), 0), kMax);
+}
+
+TEST(PrefetchWindow, GrowsBackWhileItIsQuiet) {
+  PrefetchWindow window(kMax, 0);
+  window.note_fault_served(Seconds(1), microseconds(100));
+  window.note_fault_served(Seconds(1), microseconds(5000));
+  Nanoseconds now = Seconds(1);
+  for (int i = 0; i < 100; ++i) window.bytes(now += Milliseconds(1), 0);
+  EXPECT_EQ(window.bytes(now, 0), kMax);
+}
+
+TEST(PrefetchWindow, NeverFallsBelowItsMinimum) {
+  PrefetchWindow window(kMax, 0);
+  window.note_fault_served(Seconds(1), microseconds(10));
+  for (int halving = 0; halving < 5; ++halving) {
+    const Nanoseconds now = Seconds(1) + Milliseconds(2 * halving);
+    window.note_fault_served(now, Milliseconds(50));
+    EXPECT_GE(window.bytes(now, 0), kPrefetchWindowBytesMin);
+  }
+}
+
+TEST(PrefetchWindow, WithoutALimitItBlocksNothing) {
+  PrefetchWindow window(kMax, 0);
+  window.note_started(Seconds(1), kMax);
+  EXPECT_EQ(window.blocked_until(Seconds(1)), std::nullopt);
+}
+
+TEST(PrefetchWindow, TheBandwidthLimitSpacesStarts) {
+  PrefetchWindow window(kMax, 1000);
+  window.note_started(Seconds(1), 500);
+  window.note_started(Seconds(1), 500);
+  EXPECT_EQ(window.blocked_until(Seconds(1)), Seconds(2));
+  EXPECT_EQ(window.blocked_until(Seconds(2)), std::nullopt);
+}
+
+}  // namespace
+}  // namespace pageferry
