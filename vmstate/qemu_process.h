@@ -38,7 +38,7 @@ struct QemuProcess {
 
 // Everything above. Errors: gone (no such process, or it ended meanwhile), invalid (no QEMU system
 // emulator, or arguments beyond the bounds), io (not allowed to look). `proc_root` is "/proc" but
-// for tests.
+// for tests; the identity always comes from the real one.
 Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root = "/proc");
 
 // A pidfd that certainly means this process: gone when the pid is free or another's.
