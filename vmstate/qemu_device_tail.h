@@ -20,8 +20,6 @@
 
 namespace pageferry::qemu_stream {
 
-inline constexpr std::size_t kVmdescBytesMax = std::size_t{16} << 20;
-
 class DeviceStateTail {
  public:
   // Keeps `bytes`; returns true when with them the tail is complete. Errors: invalid (longer than

@@ -23,7 +23,6 @@ constexpr std::size_t kFileHeaderBytes = 8;
 constexpr std::size_t kFooterBytes = 5;
 constexpr std::size_t kCommandHeadBytes = 5;    // type, u16 command, u16 length
 constexpr std::size_t kCommandBytesMax = 4096;  // those we accept carry at most 4
-constexpr std::size_t kMachineTypeBytesMax = 255;
 constexpr std::size_t kUuidBytes = 16;
 constexpr std::size_t kNameLengthBytes = 1;
 
