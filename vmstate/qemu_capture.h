@@ -50,12 +50,13 @@ class CaptureObserver {
     std::uint64_t dirty_sync_count = 0;
     std::uint64_t bandwidth_bytes_per_s = 0;   // measured by us
   };
-  virtual void on_progress(const Progress& progress) = 0;   // about four times a second
+  enum class Verdict : std::uint8_t { go_on, switch_now, abort };
+  // About four times a second. switch_now: stop the guest whatever is left (--timeout-action switch); abort: run_brownout()
+  // returns Errc::canceled.
+  virtual Verdict on_progress(const Progress& progress) = 0;
   // May the guest be stopped now, as far as the other parts are concerned (destination prepared, store healthy)?
   virtual bool may_switch() = 0;
-  enum class Verdict : std::uint8_t { go_on, switch_now, abort };
-  // The guest dirties memory faster than the limits allow for (pass limit reached, or the caller's --timeout passed: the observer
-  // knows). Asked again about once a second while it lasts.
+  // The guest dirties memory faster than the limits allow for (pass limit reached). Asked again about once a second while it lasts.
   virtual Verdict on_not_converging(const Progress& progress) = 0;
 };
 
