@@ -35,8 +35,8 @@ struct EpochRecords {
 };
 
 // What was read of one VM's records: the epochs from `first` to the highest. Those below `first`
-// were not read because rule 4 never walks that far. `epochs` is empty when the VM has no records
-// at all.
+// were not read because rule 4 never walks that far: the lowest epoch read lies below the highest
+// and ends the walk, or it is 0. `epochs` is empty when the VM has no records at all.
 struct OwnershipSnapshot {
   Epoch first{0};
   std::vector<EpochRecords> epochs;
@@ -77,8 +77,8 @@ std::string_view vmm_state_name(VmmState state);
 struct VmmView {
   VmmState state = VmmState::none;
   std::optional<ProcessIdentity> process;  // absent only with VmmState::none
-  // What a paused destination was loaded from, when the caller knows (it loaded it, or the epoch's
-  // owner record names this process and so rule 4 of that epoch does).
+  // What a paused destination was loaded from, if it surely has not run since: the caller loaded it
+  // itself, or knows it as well.
   std::optional<ImageRef> loaded;
 };
 
@@ -136,17 +136,17 @@ struct Decision {
 Decision decide(const VmmView& vmm, const OwnershipSnapshot& snapshot, const HostIdentity& me,
                 const ToolMemory& memory);
 
-// The VMM that the highest epoch names, when that epoch is this host's in this boot: running.T's,
-// else owner.T's.
+// The VMM that owner.T of the highest epoch names, when that epoch is this host's in this boot.
 std::optional<ProcessIdentity> vmm_of_highest(const OwnershipSnapshot& snapshot,
                                               const HostIdentity& me);
 
 // Rule 1: how a running VMM stands before a migration.
 struct Standing {
   enum class Kind {
-    owner,      // it runs in `epoch`, the highest, which is open: go on
-    must_open,  // it has none: claim `epoch` (owner, running) first
-    refused,    // somebody else owns the guest; `reason` says who
+    owner,               // it runs in `epoch`, the highest, which is open: go on
+    must_write_running,  // it owns `epoch`, but a tool died before running.T: write that first
+    must_open,           // it has none: claim `epoch` (owner, running) first
+    refused,             // somebody else owns the guest; `reason` says who
   };
   Kind kind = Kind::refused;
   Epoch epoch{0};

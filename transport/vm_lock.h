@@ -36,7 +36,7 @@ class VmLock {
   static Result<VmLock> take_over(const std::string& run_directory, std::string_view vm_name,
                                   const Clock& clock, Milliseconds patience);
 
-  // Who holds it now; nullopt when nobody does. For status.
+  // The living process that the lock's content names; nullopt when there is none. For status.
   static Result<std::optional<ProcessIdentity>> holder(const std::string& run_directory,
                                                        std::string_view vm_name);
 
