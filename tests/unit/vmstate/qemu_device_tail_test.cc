@@ -8,6 +8,7 @@
 #include <string>
 
 #include "fakes/source_stream.h"
+#include "vmstate/device_state.h"
 
 namespace pageferry::qemu_stream {
 namespace {
