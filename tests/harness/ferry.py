@@ -98,5 +98,20 @@ class Running:
         return Outcome(code, list(self._objects), "".join(self._errors), self.started, ended)
 
 
-def migrate(qmp_path, store, *options, timeout_s=300):
-    return Running("migrate", f"qemu:{qmp_path}", "--store", store, "--to", "local", *options).wait(timeout_s)
+def start_migration(guest, store, *options):
+    """`migrate --to local` of the QEMU that runs the guest now; the tool's run directory is in the guest's directory."""
+    return Running("migrate", f"qemu:{guest.qmp_path}", "--store", store, "--to", "local",
+                   "--run-dir", run_directory(guest), *options)
+
+
+def migrate(guest, store, *options, timeout_s=300):
+    """A whole migration; on success the guest object knows its new QEMU."""
+    outcome = start_migration(guest, store, *options).wait(timeout_s)
+    if outcome.code == 0:
+        guest.adopt(*outcome.destination)
+    guest.reap()
+    return outcome
+
+
+def run_directory(guest):
+    return guest.directory / "pageferry"

@@ -162,9 +162,8 @@ class Guest:
         for child in self._children:
             child.wait()
         self.follower.close()
-        for run_directory in self.directory.glob("run*"):
-            if run_directory.is_dir():
-                shutil.rmtree(run_directory)
+        for run_directory in (*self.directory.glob("run*"), self.directory / "pageferry"):
+            shutil.rmtree(run_directory, ignore_errors=True)
 
     # --- the guest -----------------------------------------------------------------------------------------------------
 
