@@ -1,0 +1,109 @@
+// PageFileReader: the PageSupply over a committed page file. Reads are asynchronous, every page is
+// checked before it is handed out, and what fails is read again a bounded number of times.
+//
+// Demand and prefetch have slots of their own, so that prefetch can never use up what a demand read
+// needs, and go to the store with their own I/O priority. How much prefetch is in flight is the
+// caller's to bound (libaio cannot reorder).
+//
+// A read that failed for good reports its whole run; the message names the RAM block, the offset in
+// it and the offset in the file of the first bad page. A caller that wants the good pages of that
+// run reads them singly.
+//
+// Thread rule: one thread. Lifetime: the clock outlives the reader. Destroying a reader whose store
+// hangs takes as long as the file's close_wait, then leaks the buffers that the store may still
+// write to.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pager/page_file_image.h"
+#include "pager/page_supply.h"
+#include "transport/io_buffer.h"
+#include "transport/os/clock.h"
+#include "transport/os/fd.h"
+#include "transport/storage_file.h"
+
+namespace pageferry {
+
+struct PageFileReaderOptions {
+  std::size_t read_bytes_max = std::size_t{256}
+                               << 10;  // longest run of one read; a multiple of the page size
+  unsigned demand_slots = 32;
+  unsigned prefetch_slots = 16;  // staging memory: slots * read_bytes_max
+  unsigned attempts = 4;         // reads of one run before it is given up
+  Milliseconds retry_delay{2};   // before the second attempt; four times as long each time
+  std::uint64_t map_bytes_max = std::uint64_t{16} << 30;  // a guest of 4 TiB
+};
+
+struct PageFileReaderStats {
+  std::uint64_t reads = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t checksum_failures = 0;  // first or later attempts
+  std::uint64_t io_failures = 0;
+  std::uint64_t given_up = 0;
+};
+
+class PageFileReader final : public PageSupply {
+ public:
+  // `file`: queue_depth of at least demand_slots + prefetch_slots. Loads the image
+  // (PageFileImage::load), waiting for the store no longer than the bounds say.
+  static Result<std::unique_ptr<PageFileReader>> open(std::unique_ptr<StorageFile> file,
+                                                      const PageFileReaderOptions& options,
+                                                      const Clock& clock, const WaitBounds& bounds);
+  ~PageFileReader() override;
+
+  const CommitRecord& record() const { return image_.record; }
+  const PageFileHeader& header() const { return image_.header; }
+  const PageFileReaderStats& stats() const { return stats_; }
+
+  const MemoryLayout& layout() const override { return image_.layout; }
+  bool is_zero(PageIndex page) const override { return image_.map.get(page).is_zero(); }
+  std::uint32_t version(PageIndex page) const override { return image_.map.get(page).version; }
+  // Also ends at the end of a RAM block and at read_bytes_max.
+  PageRun contiguous_run(PageIndex page, std::uint64_t pages_max) const override;
+  // Errc::invalid: not a run that lies together in the file, or longer than read_bytes_max.
+  Result<std::uint64_t> start_read(PageRun run, ReadClass read_class) override;
+  int ready_fd() const override { return ready_.get(); }
+  std::vector<ReadDone> poll() override;
+  void release(std::uint64_t ticket) override;
+
+ private:
+  struct Read {
+    PageRun run;
+    ReadClass read_class{};
+    IoBuffer buffer;
+    unsigned attempts = 0;
+    Nanoseconds retry_at{0};
+    enum class State : std::uint8_t { in_flight, waiting, reported } state = State::in_flight;
+  };
+
+  PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image,
+                 const PageFileReaderOptions& options, const Clock& clock);
+  Result<void> set_up();
+  Result<void> submit(std::uint64_t ticket, Read& read);
+  Result<void> check_pages(const Read& read);
+  std::string describe(PageIndex page) const;
+  // Reports the read, or lets it wait for its next attempt.
+  void settle(std::uint64_t ticket, Read& read, Result<void> outcome, std::vector<ReadDone>& done);
+  void restart_due(std::vector<ReadDone>& done);
+  void set_timer();
+
+  PageFileReaderOptions options_;
+  const Clock& clock_;
+  PageFileImage image_;
+  std::unique_ptr<IoBufferPool> demand_pool_;
+  std::unique_ptr<IoBufferPool> prefetch_pool_;
+  std::map<std::uint64_t, Read> reads_;  // by ticket
+  std::unique_ptr<StorageFile> file_;    // destroyed before the buffers
+  UniqueFd timer_;
+  UniqueFd ready_;  // epoll over the file's completions and the timer
+  std::uint64_t next_ticket_ = 1;
+  std::size_t waiting_ = 0;
+  std::vector<IoDone> io_done_;
+  PageFileReaderStats stats_;
+};
+
+}  // namespace pageferry
