@@ -1,16 +1,22 @@
-// QemuRestore: we are the migration source of an unmodified destination QEMU (started with -S -incoming defer, postcopy-ram).
-// It asks for pages, we send them from a PageSupply, and send the rest unasked, demand first.
+// QemuRestore: we are the migration source of an unmodified destination QEMU (started with -S
+// -incoming defer, postcopy-ram). It asks for pages, we send them from a PageSupply, and send the
+// rest unasked, demand first.
 //
 // Order of calls:
-//   prepare()        capabilities, migrate-incoming, connect (two channels where postcopy-preempt helps), header, configuration,
-//                    ADVISE, RAM block list, RAM_DISCARD: everything that needs only the block list; done while the source still runs
-//   load_devices()   PACKAGED (LISTEN, device sections, RUN); from here pages can be asked for: the loop starts. Returns when the
+//   prepare()        capabilities, migrate-incoming, connect (two channels where postcopy-preempt
+//   helps), header, configuration,
+//                    ADVISE, RAM block list, RAM_DISCARD: everything that needs only the block
+//                    list; done while the source still runs
+//   load_devices()   PACKAGED (LISTEN, device sections, RUN); from here pages can be asked for: the
+//   loop starts. Returns when the
 //                    destination is `paused` in postcopy-active
 //   (caller: owner, running records, `cont` by QMP)
 //   finish()         serves until every page is at the destination and QMP says completed
-//   or attach()      instead of prepare/load_devices: recovery after a pager died (postcopy-paused, migrate-recover, RECV_BITMAP)
+//   or attach()      instead of prepare/load_devices: recovery after a pager died (postcopy-paused,
+//   migrate-recover, RECV_BITMAP)
 //
-// The loop runs in its own thread from load_devices() or attach() on; it alone touches the supply and the channels.
+// The loop runs in its own thread from load_devices() or attach() on; it alone touches the supply
+// and the channels.
 //
 // Thread rule: calls from one thread; stats() and request_stop() from any.
 // Lifetime: QmpClient and PageSupply outlive the restore.
@@ -34,8 +40,8 @@ struct RestoreOptions {
   PrefetchOrder order = PrefetchOrder::hot;
   std::uint64_t prefetch_bytes_in_flight_max = 768 * 1024;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit of its own
-  std::string channel_socket_path;                   // where the destination QEMU shall listen; the caller made the directory (0700,
-                                                     // owned by QEMU's user)
+  std::string channel_socket_path;  // where the destination QEMU shall listen; the caller made the
+                                    // directory (0700, owned by QEMU's user)
 };
 
 struct RestoreStats {
@@ -45,7 +51,8 @@ struct RestoreStats {
   std::uint64_t pages_zero = 0;
   std::uint64_t faults = 0;               // requests that had to be served (not already sent)
   std::uint64_t faults_already_sent = 0;  // requests that crossed their page in flight
-  std::uint64_t fault_p50_us = 0;         // request read from the return path -> page handed to the channel's socket
+  std::uint64_t fault_p50_us =
+      0;  // request read from the return path -> page handed to the channel's socket
   std::uint64_t fault_p99_us = 0;
   std::uint64_t fault_max_us = 0;
 };
@@ -55,15 +62,19 @@ class QemuRestore {
   static Result<std::unique_ptr<QemuRestore>> create(QmpClient& qmp, RestoreOptions options);
   virtual ~QemuRestore() = default;
 
-  // `state` needs machine_type, configuration and layout only. Errors: vmm (with QEMU's words), timeout, gone.
+  // `state` needs machine_type, configuration and layout only. Errors: vmm (with QEMU's words),
+  // timeout, gone.
   virtual Result<void> prepare(const QemuState& state, Deadline deadline) = 0;
   // `state` now complete. The supply's layout must equal the prepared one, else invalid.
   virtual Result<void> load_devices(const QemuState& state, PageSupply& supply,
                                     Deadline deadline) = 0;
   virtual Result<void> attach(const QemuState& state, PageSupply& supply, Deadline deadline) = 0;
-  // Errors: corrupt/io (a page could not be proved: the guest was stopped with QMP `stop`, the message names block, offset, gpa-like
-  // index), gone (destination QEMU ended), canceled. After an error the destination's guest waits (postcopy-paused), it never reads
-  // a wrong page.
+  // Tells the network where the guest is now (prepare() kept QEMU from doing so too early). After
+  // `cont`.
+  virtual Result<void> announce_self(Deadline deadline) = 0;
+  // Errors: corrupt/io (a page could not be proved: the guest was stopped with QMP `stop`, the
+  // message names block, offset, gpa-like index), gone (destination QEMU ended), canceled. After an
+  // error the destination's guest waits (postcopy-paused), it never reads a wrong page.
   virtual Result<void> finish() = 0;
   virtual void request_stop() = 0;
   virtual RestoreStats stats() const = 0;

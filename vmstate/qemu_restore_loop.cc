@@ -1,0 +1,208 @@
+// One turn: read what the destination asks for, let PageIn do all it can, then wait in epoll until
+// one of them can go on. A request is read at the start of a turn and its read is started in the
+// same turn: it waits for at most the rest of the turn before, which is bounded by one batch a
+// channel (256 KiB) and one slice of searching.
+#include "vmstate/qemu_restore_loop.h"
+
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <utility>
+
+namespace pageferry {
+
+QemuRestoreLoop::QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader return_path,
+                                 PageSupply& supply, const MemoryLayout& layout, SentMap sent,
+                                 PageInOptions options)
+    : supply_(&supply),
+      channels_(std::move(channels)),
+      return_path_(std::move(return_path)),
+      page_in_(supply, layout, std::move(sent), channels_, clock_, options) {}
+
+Result<std::unique_ptr<QemuRestoreLoop>> QemuRestoreLoop::make(
+    QemuPageChannels channels, QemuReturnPathReader return_path, PageSupply& supply,
+    const MemoryLayout& layout, SentMap sent, PageInOptions options) {
+  options.channels = channels.count();
+  std::unique_ptr<QemuRestoreLoop> loop(new QemuRestoreLoop(
+      std::move(channels), std::move(return_path), supply, layout, std::move(sent), options));
+  PF_TRY(loop->open_epoll());
+  return loop;
+}
+
+QemuRestoreLoop::~QemuRestoreLoop() {
+  request_stop();
+}  // thread_ joins, then the channels close
+
+Result<void> QemuRestoreLoop::open_epoll() {
+  epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_.valid()) return syscall_error("epoll_create1", "restore loop");
+  stop_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!stop_.valid()) return syscall_error("eventfd", "restore loop");
+  for (const int fd :
+       {channels_.main_fd(), channels_.urgent_fd(), supply_->ready_fd(), stop_.get()}) {
+    if (fd < 0) continue;
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+      return syscall_error("epoll_ctl", "restore loop");
+    }
+  }
+  return channels_.begin_pages();
+}
+
+void QemuRestoreLoop::start() {
+  // Signals are for the threads that asked for them: the loop is born with all of them blocked.
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::jthread([this] { run(); });
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void QemuRestoreLoop::request_stop() {
+  const std::uint64_t one = 1;
+  // Fails only when the counter is full: then it is signalled already.
+  [[maybe_unused]] const ssize_t written = ::write(stop_.get(), &one, sizeof one);
+}
+
+void QemuRestoreLoop::run() {
+  for (;;) {
+    auto next = turn();
+    if (!next) return publish_error(Event::failed, std::move(next).error());
+    if (*next == Turn::end) return;
+  }
+}
+
+Result<QemuRestoreLoop::Turn> QemuRestoreLoop::turn() {
+  PF_TRY(read_requests());
+  if (shut_) return Turn::end;
+  PF_TRY(send());
+  if (page_in_.failure() && !failure_published_) {
+    failure_published_ = true;
+    publish_error(Event::page_unproved, *page_in_.failure());
+  }
+  PF_TRY(wait_for_event());
+  return Turn::go_on;
+}
+
+Result<void> QemuRestoreLoop::read_requests() {
+  if (closed_) return {};
+  std::vector<qemu_stream::ReturnPathMessage> messages;
+  PF_ASSIGN(const auto state, return_path_.read_available(messages));
+  for (const qemu_stream::ReturnPathMessage& message : messages) {
+    if (const auto* request = std::get_if<qemu_stream::PageRequest>(&message)) {
+      page_in_.request(request->run);
+    } else if (const auto* pong = std::get_if<qemu_stream::Pong>(&message)) {
+      if (pong->value == kDevicesLoadedPing) publish(Event::devices_loaded);
+    } else if (const auto* shut = std::get_if<qemu_stream::Shut>(&message)) {
+      if (shut->status != 0 || !page_in_.complete()) {
+        return fail(
+            Errc::vmm,
+            fmt::format("the destination QEMU ended the page stream with status {}", shut->status));
+      }
+      shut_ = true;
+      publish(Event::all_received);
+      return {};
+    }
+  }
+  if (state == QemuReturnPathReader::State::closed) {
+    return fail(Errc::gone, "the destination QEMU closed the page channel");
+  }
+  return {};
+}
+
+Result<void> QemuRestoreLoop::send() {
+  if (!ended_pages_) {
+    PF_TRY(page_in_.step());
+    if (page_in_.complete()) {
+      channels_.end_pages();
+      ended_pages_ = true;
+    }
+  }
+  return channels_.flush();
+}
+
+Result<void> QemuRestoreLoop::watch(int fd, bool& watched_for_room, bool full) {
+  if (fd < 0 || watched_for_room == full) return {};
+  const std::uint32_t events = full ? (EPOLLIN | EPOLLOUT) : EPOLLIN;
+  epoll_event event{.events = events, .data = {.fd = fd}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) != 0) {
+    return syscall_error("epoll_ctl", "restore loop");
+  }
+  watched_for_room = full;
+  return {};
+}
+
+Result<void> QemuRestoreLoop::wait_for_event() {
+  PF_TRY(watch(channels_.main_fd(), main_watched_, channels_.main_full()));
+  PF_TRY(watch(channels_.urgent_fd(), urgent_watched_, channels_.urgent_full()));
+  int timeout_ms = -1;
+  if (!ended_pages_ && page_in_.wants_step()) {
+    timeout_ms = 0;
+  } else if (const auto wake_at = page_in_.wake_at(); !ended_pages_ && wake_at) {
+    const auto left = std::chrono::ceil<Milliseconds>(*wake_at - clock_.now());
+    timeout_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+  }
+  std::array<epoll_event, 4> events;
+  const int count =
+      ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+  if (count < 0 && errno != EINTR) return syscall_error("epoll_wait", "restore loop");
+  for (int i = 0; i < count; ++i) {
+    const epoll_event& event = events[static_cast<std::size_t>(i)];
+    if (event.data.fd == stop_.get()) {
+      return fail(Errc::canceled, "the restore was asked to stop");
+    }
+    const bool hung_up = (event.events & (EPOLLHUP | EPOLLERR)) != 0;
+    if (event.data.fd == channels_.urgent_fd() && hung_up && !ended_pages_) {
+      return fail(Errc::gone, "the destination QEMU closed the urgent page channel");
+    }
+  }
+  return {};
+}
+
+void QemuRestoreLoop::publish(Event event) {
+  const std::lock_guard lock(mutex_);
+  if (event == Event::devices_loaded) devices_loaded_ = true;
+  if (event == Event::all_received) all_received_ = true;
+  changed_.notify_all();
+}
+
+// A page that cannot be proved stays the reason, whatever happens to the channel afterwards.
+void QemuRestoreLoop::publish_error(Event event, Error error) {
+  const std::lock_guard lock(mutex_);
+  if (!error_) {
+    error_event_ = event;
+    error_ = std::move(error);
+  }
+  changed_.notify_all();
+}
+
+std::optional<QemuRestoreLoop::Event> QemuRestoreLoop::wait(Event wanted, Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (wanted == Event::devices_loaded && devices_loaded_) return wanted;
+    if (wanted == Event::all_received && all_received_) return wanted;
+    if (error_) return error_event_;
+    const int wait_ms = deadline.poll_timeout_ms();
+    if (wait_ms == 0) return std::nullopt;
+    if (wait_ms < 0) {
+      changed_.wait(lock);
+    } else {
+      changed_.wait_for(lock, Milliseconds(wait_ms));
+    }
+  }
+}
+
+Error QemuRestoreLoop::error() const {
+  const std::lock_guard lock(mutex_);
+  PF_CHECK(error_.has_value());
+  return error_.value_or(Error());
+}
+
+}  // namespace pageferry
