@@ -1,15 +1,21 @@
-"""What is measured of one move, whatever moved the guest. All times come from outside the method that is measured.
+"""What is measured of one move, whatever moved the guest. All times come from outside the method
+that is measured.
 
-  eviction-s       start of the move -> the source may be powered off. For QEMU's own methods: MIGRATION `completed` at the source
-                   (mapped-ram: the file is written). For pageferry: its own eviction-time, which the harness cross-checks
-                   against the STOP event (it cannot be earlier).
-  downtime-ms      the silence that the guest's heartbeats show around the switch (includes one beat period, 10 ms)
+  eviction-s       start of the move -> the source may be powered off. For QEMU's own methods:
+                   MIGRATION `completed` at the source (mapped-ram: the file is written). For
+                   pageferry: its own eviction-time, which the harness cross-checks against the STOP
+                   event (it cannot be earlier).
+  downtime-ms      the silence that the guest's heartbeats show around the switch (includes one beat
+                   period, 10 ms)
   stop-resume-ms   STOP event at the source -> RESUME event at the destination
   hb-1s, hb-5s     percent of the heartbeats due in the first second / 5 s after RESUME
-  work-1s          pages dirtied in the first second after RESUME, percent of a second before the move began
-  silence-ms       longest silence after RESUME, in the first 5 s or until the guest is resident, whichever is later
+  work-1s          pages dirtied in the first second after RESUME, percent of a second before the
+                   move began
+  silence-ms       longest silence after RESUME, in the first 5 s or until the guest is resident,
+                   whichever is later
   resident-s       RESUME -> all of the guest's memory is at the destination
-  resident-mib-s   guest memory that is not zero / resident-s; no number where all was there before RESUME
+  resident-mib-s   guest memory that is not zero / resident-s; no number where all was there before
+                   RESUME
   storage-mib      space taken on the store at its largest (sampled)
 """
 
@@ -20,8 +26,18 @@ from dataclasses import dataclass
 import heartbeats
 import leftovers
 
-FIGURES = ("eviction-s", "downtime-ms", "stop-resume-ms", "hb-1s", "hb-5s", "work-1s", "silence-ms", "resident-s",
-           "resident-mib-s", "storage-mib")
+FIGURES = (
+    "eviction-s",
+    "downtime-ms",
+    "stop-resume-ms",
+    "hb-1s",
+    "hb-5s",
+    "work-1s",
+    "silence-ms",
+    "resident-s",
+    "resident-mib-s",
+    "storage-mib",
+)
 BEFORE_S = 2.0
 AFTER_S = 5.0
 
@@ -29,9 +45,10 @@ AFTER_S = 5.0
 @dataclass
 class Move:
     """What a method says about the move that it made; moments are time.monotonic()."""
+
     started: float
-    evicted: float        # the source may be powered off
-    resident: float       # all memory is at the destination
+    evicted: float  # the source may be powered off
+    resident: float  # all memory is at the destination
 
 
 class SpaceSampler:
@@ -56,7 +73,7 @@ class SpaceSampler:
             try:
                 self.largest = max(self.largest, leftovers.stored_bytes(self._directory))
             except FileNotFoundError:
-                pass    # a file went away between listing and stat
+                pass  # a file went away between listing and stat
 
 
 def figures(guest, move, recorder, space_bytes):
@@ -77,7 +94,8 @@ def figures(guest, move, recorder, space_bytes):
         "stop-resume-ms": 1000 * (resume - stop),
         "hb-1s": heartbeats.percentage(beats, resume, 1.0),
         "hb-5s": heartbeats.percentage(beats, resume, AFTER_S),
-        "silence-ms": 1000 * heartbeats.longest_silence_s(beats, resume, max(resume + AFTER_S, move.resident)),
+        "silence-ms": 1000
+        * heartbeats.longest_silence_s(beats, resume, max(resume + AFTER_S, move.resident)),
         "resident-s": max(0.0, resident_s),
         "storage-mib": space_bytes / 2**20,
     }

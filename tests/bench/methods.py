@@ -1,7 +1,9 @@
-"""The methods that are compared, each as a function (guest, store) -> Move. The guest runs in its first QEMU and ends in another.
+"""The methods that are compared, each as a function (guest, store) -> Move. The guest runs in its
+first QEMU and ends in another.
 
-Same conditions for all: same guest, same downtime limit, no bandwidth limit, the destination's QEMU started beforehand where the
-method allows for it (pageferry starts its own, and is measured with it).
+Same conditions for all: same guest, same downtime limit, no bandwidth limit, the destination's QEMU
+started beforehand where the method allows for it (pageferry starts its own, and is measured with
+it).
 """
 
 import socket
@@ -34,16 +36,26 @@ while peer.recv_into(buffer):
 
 
 def _capabilities(qmp, *names):
-    qmp.raw({"execute": "migrate-set-capabilities",
-             "arguments": {"capabilities": [{"capability": name, "state": True} for name in ("events", *names)]}})
+    qmp.raw(
+        {
+            "execute": "migrate-set-capabilities",
+            "arguments": {
+                "capabilities": [{"capability": name, "state": True} for name in ("events", *names)]
+            },
+        }
+    )
 
 
 def _limits(qmp, **more):
-    qmp.command("migrate-set-parameters", downtime_limit=MAX_DOWNTIME_MS, max_bandwidth=_NO_LIMIT, **more)
+    qmp.command(
+        "migrate-set-parameters", downtime_limit=MAX_DOWNTIME_MS, max_bandwidth=_NO_LIMIT, **more
+    )
 
 
 def _completed(qmp):
-    event = qmp.wait_event("MIGRATION", _TIMEOUT_S, lambda data: data["status"] in ("completed", "failed", "cancelled"))
+    event = qmp.wait_event(
+        "MIGRATION", _TIMEOUT_S, lambda data: data["status"] in ("completed", "failed", "cancelled")
+    )
     if event.data["status"] != "completed":
         raise RuntimeError(f"migration {event.data['status']}: {qmp.command('query-migrate')}")
     return event.at
@@ -82,11 +94,17 @@ def precopy_unix(guest, store):
 
 
 def postcopy_preempt(guest, store):
-    return _live(guest, f"unix:{guest.directory}/move.sock", ("postcopy-ram", "postcopy-preempt"), postcopy=True)
+    return _live(
+        guest,
+        f"unix:{guest.directory}/move.sock",
+        ("postcopy-ram", "postcopy-preempt"),
+        postcopy=True,
+    )
 
 
 def mapped_ram(guest, store):
-    """Live save into a mapped-ram file with multifd and direct-io, then load from it: QEMU's own way through storage."""
+    """Live save into a mapped-ram file with multifd and direct-io, then load from it: QEMU's own
+    way through storage."""
     path = Path(store) / "mapped-ram"
     target_path = guest.start(incoming="defer")
     channels = {"multifd_channels": _MULTIFD_CHANNELS, "direct_io": True}
@@ -104,7 +122,8 @@ def mapped_ram(guest, store):
 
 
 def thrown_away(guest, store):
-    """Floor (a): the stream into a reader that throws it away. The guest then goes on at the source; only the eviction time counts."""
+    """Floor (a): the stream into a reader that throws it away. The guest then goes on at the
+    source; only the eviction time counts."""
     path = f"{guest.directory}/sink.sock"
     sink = subprocess.Popen([sys.executable, "-c", _SINK, path], stdout=subprocess.PIPE, text=True)
     try:
@@ -115,7 +134,7 @@ def thrown_away(guest, store):
             started = time.monotonic()
             source.command("migrate", uri=f"unix:{path}")
             ended = _completed(source)
-            while source.status() != "postmigrate":     # QEMU announces `completed` a little early
+            while source.status() != "postmigrate":  # QEMU announces `completed` a little early
                 time.sleep(0.01)
             source.command("cont")
     finally:
@@ -126,11 +145,16 @@ def thrown_away(guest, store):
 
 
 def pageferry(guest, store, *options):
-    """The program. Its eviction-time is taken from its final report; resident is when it ends, which is when it says so."""
-    outcome = ferry.migrate(guest, store, "--max-downtime", MAX_DOWNTIME_MS, *options, timeout_s=_TIMEOUT_S)
+    """The program. Its eviction-time is taken from its final report; resident is when it ends,
+    which is when it says so."""
+    outcome = ferry.migrate(
+        guest, store, "--max-downtime", MAX_DOWNTIME_MS, *options, timeout_s=_TIMEOUT_S
+    )
     if outcome.code != 0:
         raise RuntimeError(outcome.explain())
-    return Move(outcome.started, outcome.started + outcome.final["eviction-time"] / 1000, outcome.ended)
+    return Move(
+        outcome.started, outcome.started + outcome.final["eviction-time"] / 1000, outcome.ended
+    )
 
 
 # name: (QEMU version, function)

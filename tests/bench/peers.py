@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """pageferry beside QEMU's own methods: the same guest, the same machine, one session, interleaved.
 
-    tests/bench/peers.py [--runs 9] [--methods precopy-tcp,pageferry,...] [--store DIR] [--json FILE] [--check]
+    tests/bench/peers.py [--runs 9] [--methods precopy-tcp,pageferry,...] [--store DIR]
+                         [--json FILE] [--check]
                          [--memory-mib 2048 --fill-mib 1433 --dirty-mib-s 50 --ws-mib 256]
 
-Every run boots a fresh guest (so that no method inherits what another did to the memory), lets it run, moves it once, watches it for
-5 s, and asks it for its verdict: a run with a bad page or a lost heartbeat ends the benchmark. One round goes through all
-methods, then the next begins, in turned order; so what else happens on the machine meets all methods alike.
-measure.py defines every figure, methods.py says how each method is run. raw-write/raw-read are the storage's O_DIRECT speed, measured
-in every round.
+Every run boots a fresh guest (so that no method inherits what another did to the memory), lets it
+run, moves it once, watches it for 5 s, and asks it for its verdict: a run with a bad page or a lost
+heartbeat ends the benchmark. One round goes through all methods, then the next begins, in turned
+order; so what else happens on the machine meets all methods alike. measure.py defines every figure,
+methods.py says how each method is run. raw-write/raw-read are the storage's O_DIRECT speed,
+measured in every round.
 
---check compares the medians with the bounds that the project has set itself and ends with 1 if one is missed.
+--check compares the medians with the bounds that the project has set itself and ends with 1 if one
+is missed.
 """
 
 import argparse
@@ -38,7 +41,9 @@ def one_run(name, config, store_root):
     _, method = methods.METHODS[name]
     store = Path(tempfile.mkdtemp(prefix="pageferry-bench-", dir=store_root))
     try:
-        with tempfile.TemporaryDirectory(prefix="pf-bench-") as directory, Guest(config, directory) as guest:
+        with tempfile.TemporaryDirectory(prefix="pf-bench-") as directory, Guest(
+            config, directory
+        ) as guest:
             guest.wait_ready()
             with EventRecorder(guest) as recorder, measure.SpaceSampler(store) as space:
                 measure.settle(guest)
@@ -61,7 +66,12 @@ def summary(runs):
     for figure in measure.FIGURES:
         values = [run[figure] for run in runs if figure in run]
         if values:
-            result[figure] = {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+            result[figure] = {
+                "median": statistics.median(values),
+                "min": min(values),
+                "max": max(values),
+                "n": len(values),
+            }
     return result
 
 
@@ -71,13 +81,25 @@ def print_table(summaries):
         cells = []
         for figure in measure.FIGURES:
             value = figures.get(figure)
-            digits = 2 if figure.endswith("-s") and not figure.endswith("mib-s") and "hb" not in figure and "work" not in figure else 0
-            cells.append(f"{value['median']:.{digits}f} ({value['min']:.{digits}f}-{value['max']:.{digits}f})" if value else "-")
+            digits = (
+                2
+                if figure.endswith("-s")
+                and not figure.endswith("mib-s")
+                and "hb" not in figure
+                and "work" not in figure
+                else 0
+            )
+            cells.append(
+                f"{value['median']:.{digits}f} ({value['min']:.{digits}f}-{value['max']:.{digits}f})"
+                if value
+                else "-"
+            )
         print(f"{name:18}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 def bounds(summaries, raw_write, raw_read):
     """(what, measured, bound, holds) for each bound whose figures were measured."""
+
     def median(method, figure):
         return summaries.get(method, {}).get(figure, {}).get("median")
 
@@ -97,19 +119,37 @@ def bounds(summaries, raw_write, raw_read):
     stored = median(ours, "storage-mib")
     thrown = median("thrown-away", "eviction-s")
     if stored and thrown:
-        row("eviction s <= 1.15 x slower of (a) thrown away (b) raw write", median(ours, "eviction-s"),
-            1.15 * max(thrown, stored / raw_write), at_most)
+        row(
+            "eviction s <= 1.15 x slower of (a) thrown away (b) raw write",
+            median(ours, "eviction-s"),
+            1.15 * max(thrown, stored / raw_write),
+            at_most,
+        )
     tcp = median("precopy-tcp", "downtime-ms")
-    row("downtime ms <= precopy over loopback + 30", median(ours, "downtime-ms"), tcp + 30 if tcp else None, at_most)
+    row(
+        "downtime ms <= precopy over loopback + 30",
+        median(ours, "downtime-ms"),
+        tcp + 30 if tcp else None,
+        at_most,
+    )
     mapped = median("mapped-ram", "downtime-ms")
-    row("downtime ms < mapped-ram / 10", median(ours, "downtime-ms"), mapped / 10 if mapped else None, at_most)
+    row(
+        "downtime ms < mapped-ram / 10",
+        median(ours, "downtime-ms"),
+        mapped / 10 if mapped else None,
+        at_most,
+    )
     row("heartbeats first second %", median(ours, "hb-1s"), 90, at_least)
     row("heartbeats first 5 s %", median(ours, "hb-5s"), 98, at_least)
     row("work first second %", median(ours, "work-1s"), 85, at_least)
     row("longest silence after RESUME ms", median(ours, "silence-ms"), 60, at_most)
     postcopy = median("postcopy-preempt", "resident-mib-s")
-    row("resident MiB/s >= 85 % of slower of raw read and postcopy", median(ours, "resident-mib-s"),
-        0.85 * min(raw_read, postcopy) if postcopy else None, at_least)
+    row(
+        "resident MiB/s >= 85 % of slower of raw read and postcopy",
+        median(ours, "resident-mib-s"),
+        0.85 * min(raw_read, postcopy) if postcopy else None,
+        at_least,
+    )
     return rows
 
 
@@ -135,15 +175,23 @@ def main():
     raw = []
     for number in range(arguments.runs):
         raw.append(raw_disk.speeds(arguments.store))
-        turned = names[number % len(names):] + names[:number % len(names)]
+        turned = names[number % len(names) :] + names[: number % len(names)]
         for name in turned:
             version, _ = methods.METHODS[name]
-            config = Config(version=version, memory_mib=arguments.memory_mib, fill_mib=arguments.fill_mib,
-                            dirty_mib_s=arguments.dirty_mib_s, dirty_ws_mib=arguments.ws_mib)
+            config = Config(
+                version=version,
+                memory_mib=arguments.memory_mib,
+                fill_mib=arguments.fill_mib,
+                dirty_mib_s=arguments.dirty_mib_s,
+                dirty_ws_mib=arguments.ws_mib,
+            )
             figures = one_run(name, config, arguments.store)
             runs[name].append(figures)
-            print(f"{number + 1}/{arguments.runs} {name}: " +
-                  " ".join(f"{key}={value:.4g}" for key, value in figures.items()), flush=True)
+            print(
+                f"{number + 1}/{arguments.runs} {name}: "
+                + " ".join(f"{key}={value:.4g}" for key, value in figures.items()),
+                flush=True,
+            )
 
     summaries = {name: summary(values) for name, values in runs.items()}
     raw_write, raw_read = (statistics.median(column) for column in zip(*raw))
@@ -153,10 +201,24 @@ def main():
     for what, measured, bound, holds in rows:
         print(f"{'ok    ' if holds else 'MISSED'} {what}: {measured:.4g}, bound {bound:.4g}")
     if arguments.json:
-        where = {"kernel": platform.release(), "cpus": os.cpu_count(), "accelerator": machine.accelerator("10"),
-                 "max-downtime-ms": methods.MAX_DOWNTIME_MS, **vars(arguments)}
-        Path(arguments.json).write_text(json.dumps(
-            {"machine": where, "runs": runs, "summary": summaries, "raw": {"write": raw_write, "read": raw_read}}, indent=1))
+        where = {
+            "kernel": platform.release(),
+            "cpus": os.cpu_count(),
+            "accelerator": machine.accelerator("10"),
+            "max-downtime-ms": methods.MAX_DOWNTIME_MS,
+            **vars(arguments),
+        }
+        Path(arguments.json).write_text(
+            json.dumps(
+                {
+                    "machine": where,
+                    "runs": runs,
+                    "summary": summaries,
+                    "raw": {"write": raw_write, "read": raw_read},
+                },
+                indent=1,
+            )
+        )
     if arguments.check and not all(holds for *_, holds in rows):
         raise SystemExit(1)
 

@@ -1,7 +1,8 @@
-"""Raw sequential O_DIRECT speed of the storage: the floor that no method through storage can be under.
+"""Raw sequential O_DIRECT speed of the storage: the floor that no method through storage can be
+under.
 
-1 MiB requests, queue depths 1 and 4 (threads); the better one counts, which is the harder yardstick. Writes go to a preallocated
-file and end with fdatasync.
+1 MiB requests, queue depths 1 and 4 (threads); the better one counts, which is the harder
+yardstick. Writes go to a preallocated file and end with fdatasync.
 """
 
 import mmap
@@ -14,7 +15,8 @@ _BLOCK = 1 << 20
 
 
 def _workers(depth, total_blocks, step):
-    """Runs step(buffer, block number) for every block in `depth` threads; returns the seconds it took."""
+    """Runs step(buffer, block number) for every block in `depth` threads; returns the seconds it
+    took."""
     failures = []
 
     def run(worker):
@@ -50,7 +52,13 @@ def speeds(directory, mib=512):
             _workers(depth, mib, lambda buffer, block: os.pwritev(fd, [buffer], block * _BLOCK))
             os.fdatasync(fd)
             write = max(write, mib / (time.monotonic() - start))
-            read = max(read, mib / _workers(depth, mib, lambda buffer, block: os.preadv(fd, [buffer], block * _BLOCK)))
+            read = max(
+                read,
+                mib
+                / _workers(
+                    depth, mib, lambda buffer, block: os.preadv(fd, [buffer], block * _BLOCK)
+                ),
+            )
         finally:
             os.close(fd)
             path.unlink()

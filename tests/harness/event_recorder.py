@@ -1,15 +1,16 @@
-"""Every QMP event of every QEMU of a guest, with its time: from the harness's own monitors, in a thread.
+"""Every QMP event of every QEMU of a guest, with its time: from the harness's own monitors, in a
+thread.
 
-STOP at the source to RESUME at the destination is the downtime as QEMU sees it. Nothing is asked, so that nothing is disturbed.
+STOP at the source to RESUME at the destination is the downtime as QEMU sees it. Nothing is asked,
+so that nothing is disturbed.
 """
 
 import threading
 import time
 
-import processes
 from qmp import Qmp, QmpError
 
-_PERIOD_S = 0.02
+_PERIOD_S = 0.05
 
 
 class EventRecorder:
@@ -17,7 +18,7 @@ class EventRecorder:
         self._guest = guest
         self._monitors = {}
         self._lock = threading.Lock()
-        self._events = []         # (pid, Event)
+        self._events = []  # (pid, Event)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -33,13 +34,13 @@ class EventRecorder:
 
     def _run(self):
         while not self._stop.is_set():
-            for process in processes.qemus_of(self._guest.uuid):
+            for process in self._guest.follower.qemus():
                 paths = process.monitors()
                 if process.pid not in self._monitors and len(paths) > 1:
                     try:
                         self._monitors[process.pid] = Qmp(paths[1], timeout_s=0.5)
                     except QmpError:
-                        pass    # still starting: asked again on the next round
+                        pass  # still starting: asked again on the next round
             for pid, monitor in self._monitors.items():
                 monitor.drain()
                 with self._lock:
@@ -50,7 +51,11 @@ class EventRecorder:
     def times(self, name, since=0.0):
         """(time, pid) of every event of that name since then, in order of time."""
         with self._lock:
-            return sorted((event.at, pid) for pid, event in self._events if event.name == name and event.at >= since)
+            return sorted(
+                (event.at, pid)
+                for pid, event in self._events
+                if event.name == name and event.at >= since
+            )
 
     def wait(self, name, since, timeout_s):
         deadline = time.monotonic() + timeout_s

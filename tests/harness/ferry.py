@@ -1,6 +1,8 @@
-"""Runs the program under test as a user does, `pageferry ... --json`, and keeps what it said and when.
+"""Runs the program under test as a user does, `pageferry ... --json`, and keeps what it said and
+when.
 
-A JSON line is kept with the moment it was read. The exit code says where the guest is; EXIT names the codes.
+A JSON line is kept with the moment it was read. The exit code says where the guest is; EXIT names
+the codes.
 """
 
 import json
@@ -11,14 +13,23 @@ from dataclasses import dataclass, field
 
 import machine
 
-EXIT = {0: "done", 1: "failed, runs on the source", 2: "usage", 3: "refused", 4: "aborted, runs on the source",
-        5: "another candidate won", 6: "timeout, runs on the source", 7: "runs nowhere, image intact", 8: "state lost"}
+EXIT = {
+    0: "done",
+    1: "failed, runs on the source",
+    2: "usage",
+    3: "refused",
+    4: "aborted, runs on the source",
+    5: "another candidate won",
+    6: "timeout, runs on the source",
+    7: "runs nowhere, image intact",
+    8: "state lost",
+}
 
 
 @dataclass
 class Outcome:
     code: int
-    objects: list = field(default_factory=list)     # (time.monotonic(), dict)
+    objects: list = field(default_factory=list)  # (time.monotonic(), dict)
     stderr: str = ""
     started: float = 0.0
     ended: float = 0.0
@@ -47,13 +58,20 @@ class Running:
     def __init__(self, *arguments, pass_json=True):
         command = [machine.pageferry(), *map(str, arguments)] + (["--json"] if pass_json else [])
         self.started = time.monotonic()
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self._objects = []
         self._errors = []
         self._condition = threading.Condition()
-        self._readers = [threading.Thread(target=self._read_objects, daemon=True),
-                         threading.Thread(target=self._read_errors, daemon=True)]
+        self._readers = [
+            threading.Thread(target=self._read_objects, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
         for reader in self._readers:
             reader.start()
 
@@ -99,9 +117,19 @@ class Running:
 
 
 def start_migration(guest, store, *options):
-    """`migrate --to local` of the QEMU that runs the guest now; the tool's run directory is in the guest's directory."""
-    return Running("migrate", f"qemu:{guest.qmp_path}", "--store", store, "--to", "local",
-                   "--run-dir", run_directory(guest), *options)
+    """`migrate --to local` of the QEMU that runs the guest now; the tool's run directory is in the
+    guest's directory."""
+    return Running(
+        "migrate",
+        f"qemu:{guest.qmp_path}",
+        "--store",
+        store,
+        "--to",
+        "local",
+        "--run-dir",
+        run_directory(guest),
+        *options,
+    )
 
 
 def migrate(guest, store, *options, timeout_s=300):

@@ -1,11 +1,13 @@
 """Follows one guest from QEMU to QEMU: reads every serial line it may appear on, in one thread.
 
-QEMU writes what the guest says into the log file of its serial chardev (logfile=), whether or not somebody is connected.
-The follower looks for QEMUs with the VM's UUID (a destination is found while it is being prepared, before the guest runs there)
-and reads their log files about every millisecond, which is the precision of Beat.at.
+QEMU writes what the guest says into the log file of its serial chardev (logfile=), whether or not
+somebody is connected. The follower looks for QEMUs with the VM's UUID (a destination is found while
+it is being prepared, before the guest runs there) and reads their log files about every
+millisecond, which is the precision of Beat.at.
 
-The guest can be stopped in the middle of a line: the first line of a new stream continues the unfinished line of the last.
-Lines that are not heartbeats are kept in `lines`. Thread rule: read `beats` and `lines` through snapshot() and texts().
+The guest can be stopped in the middle of a line: the first line of a new stream continues the
+unfinished line of the last. Lines that are not heartbeats are kept in `lines`. Thread rule: read
+`beats` and `lines` through snapshot() and texts().
 """
 
 import os
@@ -46,8 +48,9 @@ class Follower:
         self._uuid = uuid
         self._lock = threading.Condition()
         self._streams = {}
+        self._alive = []
         self._beats = []
-        self._lines = []      # (at, stream name, text)
+        self._lines = []  # (at, stream name, text)
         self._speaking = None
         self._stop = False
         self._failure = None
@@ -59,6 +62,12 @@ class Follower:
         self._thread.join()
         for stream in self._streams.values():
             stream.close()
+
+    def qemus(self):
+        """The QEMUs of the guest as of the last look, at most _SCAN_S ago; for those who look
+        often."""
+        with self._lock:
+            return list(self._alive)
 
     def snapshot(self):
         """All heartbeats so far, in the order of arrival."""
@@ -74,13 +83,26 @@ class Follower:
 
     def wait_text(self, prefix, timeout_s, since=0.0):
         """The first other line since then that begins like that; TimeoutError if none comes."""
-        return self._wait(lambda: next(((at, stream, text) for at, stream, text in self._lines
-                                        if at >= since and text.startswith(prefix)), None), timeout_s, repr(prefix))
+        return self._wait(
+            lambda: next(
+                (
+                    (at, stream, text)
+                    for at, stream, text in self._lines
+                    if at >= since and text.startswith(prefix)
+                ),
+                None,
+            ),
+            timeout_s,
+            repr(prefix),
+        )
 
     def wait_beat(self, where, timeout_s):
         """The last heartbeat, as soon as it satisfies `where`."""
-        return self._wait(lambda: self._beats[-1] if self._beats and where(self._beats[-1]) else None,
-                          timeout_s, "a heartbeat")
+        return self._wait(
+            lambda: self._beats[-1] if self._beats and where(self._beats[-1]) else None,
+            timeout_s,
+            "a heartbeat",
+        )
 
     def _wait(self, find, timeout_s, what):
         deadline = time.monotonic() + timeout_s
@@ -117,12 +139,14 @@ class Follower:
 
     def _scan(self):
         alive = {process.pid: process for process in processes.qemus_of(self._uuid)}
+        with self._lock:
+            self._alive = list(alive.values())
         for pid, process in alive.items():
             if pid not in self._streams:
                 self._streams[pid] = _Stream(process)
         for pid in [pid for pid in self._streams if pid not in alive]:
             stream = self._streams[pid]
-            data = stream.read()   # what it said last
+            data = stream.read()  # what it said last
             if data:
                 self._take(stream, data, time.monotonic())
             stream.close()
@@ -142,5 +166,7 @@ class Follower:
                 if beat:
                     self._beats.append(beat)
                 else:
-                    self._lines.append((at, stream.name, line.rstrip(b"\r").decode(errors="replace")))
+                    self._lines.append(
+                        (at, stream.name, line.rstrip(b"\r").decode(errors="replace"))
+                    )
             self._lock.notify_all()

@@ -1,13 +1,16 @@
-"""What the guest's heartbeat lines say: parsing, and the figures derived from them. No processes, no I/O.
+"""What the guest's heartbeat lines say: parsing, and the figures derived from them. No processes,
+no I/O.
 
-A heartbeat line is `H <counter> <guest clock us> <pages dirtied> <pages checked> <bad pages>`; tests/guest/guest_init.c
-says how the guest makes them. Times are the host's monotonic clock when the line was read (at most about 1 ms late).
+A heartbeat line is `H <counter> <guest clock us> <pages dirtied> <pages checked> <bad pages>`;
+tests/guest/guest_init.c says how the guest makes them. Times are the host's monotonic clock when
+the line was read (at most about 1 ms late).
 
 Definitions, used by all tests and benchmarks:
 
   silence      the longest time between two successive heartbeats in a span of time
-  percentage   heartbeats that arrived in a span / heartbeats due in it (span / period); the guest never makes up for a missed
-               beat, so 100 is the most there can be, except for rounding at the ends
+  percentage   heartbeats that arrived in a span / heartbeats due in it (span / period); the guest
+               never makes up for a missed beat, so 100 is the most there can be, except for
+               rounding at the ends
   work         pages dirtied in a span, by the counters in the beats at its ends
 """
 
@@ -20,13 +23,13 @@ _BEAT = re.compile(rb"^H (\d+) (\d+) (\d+) (\d+) (\d+)$")
 
 @dataclass(frozen=True)
 class Beat:
-    at: float          # host, time.monotonic() seconds
+    at: float  # host, time.monotonic() seconds
     counter: int
     guest_us: int
-    dirtied: int       # pages, since boot
-    checked: int       # pages, since boot
-    bad: int           # pages, since boot
-    stream: str        # which QEMU's serial line
+    dirtied: int  # pages, since boot
+    checked: int  # pages, since boot
+    bad: int  # pages, since boot
+    stream: str  # which QEMU's serial line
 
 
 def parse_beat(line, at, stream):
@@ -44,18 +47,23 @@ def counter_faults(beats):
     for before, after in zip(beats, beats[1:]):
         step = after.counter - before.counter
         if step > 1:
-            faults.append(f"{step - 1} heartbeats lost after {before.counter} ({before.stream} -> {after.stream})")
+            faults.append(
+                f"{step - 1} heartbeats lost after {before.counter} ({before.stream} -> {after.stream})"
+            )
         elif step == 0:
             faults.append(f"heartbeat {after.counter} twice ({before.stream}, {after.stream})")
         elif step < 0:
-            faults.append(f"heartbeat {after.counter} after {before.counter} ({before.stream} -> {after.stream})")
+            faults.append(
+                f"heartbeat {after.counter} after {before.counter} ({before.stream} -> {after.stream})"
+            )
         elif after.guest_us <= before.guest_us:
             faults.append(f"the guest's clock went back at heartbeat {after.counter}")
     return faults
 
 
 def interleaved_streams(beats):
-    """Streams that went on after a later stream had begun: the guest ran twice. One line of text each."""
+    """Streams that went on after a later stream had begun: the guest ran twice. One line of text
+    each."""
     faults = []
     last_new = {}
     order = []
@@ -63,18 +71,21 @@ def interleaved_streams(beats):
         if beat.stream not in last_new:
             order.append(beat.stream)
         elif beat.stream != order[-1]:
-            faults.append(f"heartbeat {beat.counter} from {beat.stream} after {order[-1]} had begun")
+            faults.append(
+                f"heartbeat {beat.counter} from {beat.stream} after {order[-1]} had begun"
+            )
         last_new[beat.stream] = beat.at
     return faults
 
 
 def between(beats, start, end):
     times = [beat.at for beat in beats]
-    return beats[bisect.bisect_left(times, start):bisect.bisect_right(times, end)]
+    return beats[bisect.bisect_left(times, start) : bisect.bisect_right(times, end)]
 
 
 def longest_silence_s(beats, start, end):
-    """Longest gap that begins in or reaches into [start, end], the part before `start` counted only from `start` on."""
+    """Longest gap that begins in or reaches into [start, end], the part before `start` counted only
+    from `start` on."""
     times = [start] + [beat.at for beat in between(beats, start, end)]
     later = [beat.at for beat in beats if beat.at > end]
     times.append(later[0] if later else end)
@@ -82,7 +93,8 @@ def longest_silence_s(beats, start, end):
 
 
 def silence_around_s(beats, start, end):
-    """Longest gap between two real heartbeats that touches [start, end]: the guest's downtime as it shows it."""
+    """Longest gap between two real heartbeats that touches [start, end]: the guest's downtime as it
+    shows it."""
     longest = 0.0
     for before, after in zip(beats, beats[1:]):
         if after.at >= start and before.at <= end:
@@ -95,7 +107,8 @@ def percentage(beats, start, span_s, period_s=0.01):
 
 
 def dirtied_at(beats, moment):
-    """Pages dirtied until `moment`: from the last beat at or before it, straight line to the next within the same stall-free gap."""
+    """Pages dirtied until `moment`: from the last beat at or before it, straight line to the next
+    within the same stall-free gap."""
     times = [beat.at for beat in beats]
     after = bisect.bisect_right(times, moment)
     if after == 0:
@@ -109,5 +122,6 @@ def dirtied_at(beats, moment):
 
 
 def work(beats, start, span_s):
-    """Pages dirtied in [start, start + span_s]. The first beat after a silence reports work done since the guest ran again."""
+    """Pages dirtied in [start, start + span_s]. The first beat after a silence reports work done
+    since the guest ran again."""
     return dirtied_at(beats, start + span_s) - dirtied_at(beats, start)

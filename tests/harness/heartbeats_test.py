@@ -8,8 +8,12 @@ from heartbeats import Beat
 
 
 def beats_of(times, stream="a", first_counter=1, pages_per_beat=10):
-    return [Beat(at, first_counter + n, int(at * 1e6), (first_counter + n) * pages_per_beat, 0, 0, stream)
-            for n, at in enumerate(times)]
+    return [
+        Beat(
+            at, first_counter + n, int(at * 1e6), (first_counter + n) * pages_per_beat, 0, 0, stream
+        )
+        for n, at in enumerate(times)
+    ]
 
 
 def regular(start, end, **more):
@@ -52,7 +56,11 @@ class Counters(unittest.TestCase):
         self.assertEqual(heartbeats.interleaved_streams(beats), [])
 
     def test_an_old_stream_that_goes_on_is_a_violation(self):
-        beats = regular(1.0, 1.5) + regular(1.6, 1.7, stream="b", first_counter=51) + regular(1.7, 1.72, first_counter=61)
+        beats = (
+            regular(1.0, 1.5)
+            + regular(1.6, 1.7, stream="b", first_counter=51)
+            + regular(1.7, 1.72, first_counter=61)
+        )
         self.assertEqual(len(heartbeats.interleaved_streams(beats)), 2)
 
 

@@ -1,4 +1,5 @@
-"""What a migration left behind: processes, sockets, files. Compared with what is allowed to be there."""
+"""What a migration left behind: processes, sockets, files. Compared with what is allowed to be
+there."""
 
 import os
 from pathlib import Path
@@ -7,8 +8,11 @@ import processes
 
 
 def stray_qemus(uuid, allowed_pid):
-    return [f"QEMU {process.pid} of the guest is still there"
-            for process in processes.qemus_of(uuid) if process.pid != allowed_pid]
+    return [
+        f"QEMU {process.pid} of the guest is still there"
+        for process in processes.qemus_of(uuid)
+        if process.pid != allowed_pid
+    ]
 
 
 def stray_tools(*needles):
@@ -25,20 +29,38 @@ def stray_tools(*needles):
 
 def dead_sockets(directory):
     """Socket files under `directory` that no process listens on any more."""
-    bound = {line.split()[7] for line in Path("/proc/net/unix").read_text().splitlines()[1:] if len(line.split()) > 7}
-    return [f"dead socket {path}" for path in Path(directory).rglob("*")
-            if path.is_socket() and str(path) not in bound]
+    bound = {
+        line.split()[7]
+        for line in Path("/proc/net/unix").read_text().splitlines()[1:]
+        if len(line.split()) > 7
+    }
+    return [
+        f"dead socket {path}"
+        for path in Path(directory).rglob("*")
+        if path.is_socket() and str(path) not in bound
+    ]
 
 
 def large_files(directory, limit_bytes=1 << 20):
-    """Files that hold more than records do: a page file or device state that nobody needs any more."""
-    return [f"{path} ({path.stat().st_size} bytes)" for path in Path(directory).rglob("*")
-            if path.is_file() and not path.is_symlink() and path.stat().st_size > limit_bytes]
+    """Files that hold more than records do: a page file or device state that nobody needs any
+    more."""
+    return [
+        f"{path} ({path.stat().st_size} bytes)"
+        for path in Path(directory).rglob("*")
+        if path.is_file() and not path.is_symlink() and path.stat().st_size > limit_bytes
+    ]
 
 
 def attempts(store):
-    """Sub-directories of the VM directories on the store: one for each attempt whose files are still there."""
-    return [path for vm in Path(store).iterdir() if vm.is_dir() for path in vm.iterdir() if path.is_dir()]
+    """Sub-directories of the VM directories on the store: one for each attempt whose files are
+    still there."""
+    return [
+        path
+        for vm in Path(store).iterdir()
+        if vm.is_dir()
+        for path in vm.iterdir()
+        if path.is_dir()
+    ]
 
 
 def stored_bytes(directory):
@@ -47,4 +69,8 @@ def stored_bytes(directory):
 
 
 def temporary_files(directory):
-    return [f"temporary file {path}" for path in Path(directory).rglob("*") if path.name.endswith((".tmp", "~"))]
+    return [
+        f"temporary file {path}"
+        for path in Path(directory).rglob("*")
+        if path.name.endswith((".tmp", "~"))
+    ]

@@ -1,6 +1,8 @@
-"""Where things are on this machine: the cache, the QEMUs, the program, and which accelerator really works.
+"""Where things are on this machine: the cache, the QEMUs, the program, and which accelerator really
+works.
 
-Nothing here is remembered between runs except the answer of the KVM probe, in the cache and for one boot of the machine.
+Nothing here is remembered between runs except the answer of the KVM probe, in the cache and for one
+boot of the machine.
 """
 
 import json
@@ -11,8 +13,10 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KERNEL_PARAMETERS = ("console=ttyS0 quiet loglevel=4 nokaslr mitigations=off no_timer_check tsc=reliable "
-                     "random.trust_cpu=on audit=0 selinux=0 apparmor=0 panic=2")
+KERNEL_PARAMETERS = (
+    "console=ttyS0 quiet loglevel=4 nokaslr mitigations=off no_timer_check tsc=reliable "
+    "random.trust_cpu=on audit=0 selinux=0 apparmor=0 panic=2"
+)
 
 
 def cache():
@@ -38,7 +42,11 @@ def pageferry():
     named = os.environ.get("PAGEFERRY")
     if named:
         return named
-    found = [path for path in REPOSITORY.glob("build/*/tools/pageferry/pageferry") if os.access(path, os.X_OK)]
+    found = [
+        path
+        for path in REPOSITORY.glob("build/*/tools/pageferry/pageferry")
+        if os.access(path, os.X_OK)
+    ]
     if not found:
         raise FileNotFoundError("no pageferry under build/: build it, or name it in $PAGEFERRY")
     return str(max(found, key=lambda path: path.stat().st_mtime))
@@ -47,8 +55,14 @@ def pageferry():
 def boot_guest_arguments(parameters):
     directory = cache() / "guest"
     settings = " ".join(f"pf.{name}={value}" for name, value in parameters.items())
-    return ["-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initramfs.cpio.gz"),
-            "-append", f"{KERNEL_PARAMETERS} {settings}"]
+    return [
+        "-kernel",
+        str(directory / "vmlinuz"),
+        "-initrd",
+        str(directory / "initramfs.cpio.gz"),
+        "-append",
+        f"{KERNEL_PARAMETERS} {settings}",
+    ]
 
 
 def accelerator(version="7.2"):
@@ -63,7 +77,9 @@ def accelerator(version="7.2"):
         known = {}
     if known.get("boot") != boot_id:
         known = {"boot": boot_id}
-    known[version] = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _boots_on_kvm(version) else "tcg"
+    known[version] = (
+        "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _boots_on_kvm(version) else "tcg"
+    )
     draft = answers.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(known))
     draft.rename(answers)
@@ -71,10 +87,28 @@ def accelerator(version="7.2"):
 
 
 def _boots_on_kvm(version, bound_s=8.0):
-    command = [qemu(version), "-machine", "pc", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults",
-               "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-               *boot_guest_arguments({"fill_mib": 1})]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    command = [
+        qemu(version),
+        "-machine",
+        "pc",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "256",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+        *boot_guest_arguments({"fill_mib": 1}),
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + bound_s
     seen = b""
     try:

@@ -1,15 +1,18 @@
-"""The guest of tests/guest in a QEMU of ours: start it, talk to it, follow it wherever it is moved, judge its memory.
+"""The guest of tests/guest in a QEMU of ours: start it, talk to it, follow it wherever it is moved,
+judge its memory.
 
-    with Guest(Config(version="10", memory_mib=1024, fill_mib=600, dirty_mib_s=50, dirty_ws_mib=128), directory) as guest:
+    with Guest(Config(version="10", memory_mib=1024, fill_mib=600, dirty_mib_s=50,
+    dirty_ws_mib=128), directory) as guest:
         guest.wait_ready()
         ...                                 # move it; the follower finds the new QEMU by its UUID
         assert guest.full_check() == 0
 
-Two QMP monitors: the first for the tool that moves the guest, the second for the harness (QMP serves one client at a time).
-Serial chardev `serial0`: a socket for commands and a log file for what the guest says. A tool that starts the guest anew must
-give it new paths for all four.
+Two QMP monitors: the first for the tool that moves the guest, the second for the harness (QMP
+serves one client at a time). Serial chardev `serial0`: a socket for commands and a log file for
+what the guest says. A tool that starts the guest anew must give it new paths for all four.
 
-QEMU 7.2 under TCG loses dirty pages unless the RAM size is no multiple of 256 KiB; Config sees to that. Used by one thread.
+QEMU 7.2 under TCG loses dirty pages unless the RAM size is no multiple of 256 KiB; Config sees to
+that. Used by one thread.
 """
 
 import os
@@ -35,7 +38,7 @@ _ODD_KIB = 4
 
 @dataclass
 class Config:
-    version: str = "10"            # of QEMU: "7.2" or "10"
+    version: str = "10"  # of QEMU: "7.2" or "10"
     memory_mib: int = 1024
     fill_mib: int = 600
     dirty_mib_s: int = 0
@@ -43,9 +46,9 @@ class Config:
     read_mib_s: int = 5
     pattern: str = "random"
     heartbeat_ms: int = 10
-    machine: str = ""              # default: i440fx of that version, versioned
-    backend: str = "default"       # default, memfd, or file:DIRECTORY (share=on)
-    extra: list = field(default_factory=list)     # further QEMU arguments
+    machine: str = ""  # default: i440fx of that version, versioned
+    backend: str = "default"  # default, memfd, or file:DIRECTORY (share=on)
+    extra: list = field(default_factory=list)  # further QEMU arguments
 
     def memory_kib(self, accelerator):
         odd = self.version == "7.2" and accelerator == "tcg"
@@ -57,23 +60,50 @@ class Config:
 
 
 def qemu_arguments(config, vm_uuid, run_directory, accelerator):
-    """Everything but monitors' `-incoming`: the command line of the guest with its sockets and logs in run_directory."""
+    """Everything but monitors' `-incoming`: the command line of the guest with its sockets and logs
+    in run_directory."""
     kib = config.memory_kib(accelerator)
-    arguments = [machine.qemu(config.version), "-name", f"pageferry-{vm_uuid[:8]}", "-uuid", vm_uuid,
-                 "-accel", accelerator]
+    arguments = [
+        machine.qemu(config.version),
+        "-name",
+        f"pageferry-{vm_uuid[:8]}",
+        "-uuid",
+        vm_uuid,
+        "-accel",
+        accelerator,
+    ]
     kind = config.machine or _MACHINES[config.version]
     if config.backend == "default":
         arguments += ["-machine", kind]
     else:
-        arguments += ["-machine", f"{kind},memory-backend=mem0", "-object", _backend(config.backend, kib, run_directory)]
+        arguments += [
+            "-machine",
+            f"{kind},memory-backend=mem0",
+            "-object",
+            _backend(config.backend, kib, run_directory),
+        ]
     if accelerator == "kvm":
         arguments += ["-cpu", "host"]
-    arguments += ["-m", f"{kib}K", "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-                  "-qmp", f"unix:{run_directory}/qmp.sock,server=on,wait=off",
-                  "-qmp", f"unix:{run_directory}/watch.sock,server=on,wait=off",
-                  "-chardev", f"socket,id=serial0,path={run_directory}/serial.sock,server=on,wait=off,"
-                              f"logfile={run_directory}/serial.log",
-                  "-serial", "chardev:serial0"]
+    arguments += [
+        "-m",
+        f"{kib}K",
+        "-smp",
+        "1",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-qmp",
+        f"unix:{run_directory}/qmp.sock,server=on,wait=off",
+        "-qmp",
+        f"unix:{run_directory}/watch.sock,server=on,wait=off",
+        "-chardev",
+        f"socket,id=serial0,path={run_directory}/serial.sock,server=on,wait=off,"
+        f"logfile={run_directory}/serial.log",
+        "-serial",
+        "chardev:serial0",
+    ]
     return arguments + machine.boot_guest_arguments(config.parameters()) + config.extra
 
 
@@ -115,7 +145,9 @@ class Guest:
         self._runs += 1
         run_directory = self.directory / f"run{self._runs}"
         run_directory.mkdir(parents=True)
-        arguments = qemu_arguments(self.config, self.uuid, str(run_directory), self.accelerator) + list(qemu_options)
+        arguments = qemu_arguments(
+            self.config, self.uuid, str(run_directory), self.accelerator
+        ) + list(qemu_options)
         if incoming:
             arguments += ["-incoming", incoming]
         with open(run_directory / "qemu.log", "wb") as log:
@@ -127,7 +159,8 @@ class Guest:
         return path
 
     def adopt(self, pid, qmp_path):
-        """The guest now runs in that QEMU (final JSON of the tool: "destination":{"pid":N,"qmp":"PATH"})."""
+        """The guest now runs in that QEMU (final JSON of the tool:
+        "destination":{"pid":N,"qmp":"PATH"})."""
         self.pid, self.qmp_path = pid, qmp_path
 
     def process(self):
@@ -135,10 +168,15 @@ class Guest:
 
     def watch_path(self):
         """The harness's own monitor of the QEMU that runs the guest now."""
-        mine = [path for path in self.process().monitors() if path != os.path.realpath(self.qmp_path)
-                and path != self.qmp_path]
+        mine = [
+            path
+            for path in self.process().monitors()
+            if path != os.path.realpath(self.qmp_path) and path != self.qmp_path
+        ]
         if not mine:
-            raise RuntimeError(f"QEMU {self.pid} has one QMP monitor only: {self.process().arguments}")
+            raise RuntimeError(
+                f"QEMU {self.pid} has one QMP monitor only: {self.process().arguments}"
+            )
         return mine[0]
 
     def watch(self):
@@ -150,7 +188,10 @@ class Guest:
             child.poll()
 
     def qemu_log(self):
-        return "".join(path.read_text(errors="replace") for path in sorted(self.directory.glob("run*/qemu.log")))
+        return "".join(
+            path.read_text(errors="replace")
+            for path in sorted(self.directory.glob("run*/qemu.log"))
+        )
 
     def close(self):
         """Ends every QEMU of this guest, wherever a tool may have started it."""
@@ -172,7 +213,8 @@ class Guest:
         return self.follower.wait_beat(lambda beat: True, 10)
 
     def ask(self, command, answer, timeout_s=120):
-        """Sends a one-byte command on the serial line; waits for the line that begins with `answer`, and returns it."""
+        """Sends a one-byte command on the serial line; waits for the line that begins with
+        `answer`, and returns it."""
         since = time.monotonic()
         with socket.socket(socket.AF_UNIX) as line:
             line.connect(self.process().serial_socket())
@@ -185,7 +227,9 @@ class Guest:
                 except TimeoutError:
                     if time.monotonic() > deadline:
                         raise
-                if select.select([line], [], [], 0)[0]:   # what we do not read would hold up the guest
+                if select.select([line], [], [], 0)[
+                    0
+                ]:  # what we do not read would hold up the guest
                     try:
                         line.recv(1 << 20)
                     except BlockingIOError:
@@ -206,9 +250,14 @@ class Guest:
         self.ask("r", "PF-RESUMED")
 
     def verdict(self):
-        """Everything that is wrong with the guest so far, one line of text each; empty if nothing is."""
+        """Everything that is wrong with the guest so far, one line of text each; empty if nothing
+        is."""
         beats = self.follower.snapshot()
-        wrong = [text for _, _, text in self.follower.texts() if text.startswith(("PF-BAD", "PF-DEAD")) or "panic" in text]
+        wrong = [
+            text
+            for _, _, text in self.follower.texts()
+            if text.startswith(("PF-BAD", "PF-DEAD")) or "panic" in text
+        ]
         if not beats:
             return wrong + ["no heartbeat was seen"]
         if beats[-1].bad:

@@ -1,7 +1,9 @@
-"""QEMU processes as /proc shows them: which belong to a virtual machine, and where their monitors and serial lines are.
+"""QEMU processes as /proc shows them: which belong to a virtual machine, and where their monitors
+and serial lines are.
 
-A virtual machine is known by its UUID (-uuid), which every QEMU that ever runs it carries on its command line. So the QEMUs
-of a migration's destination are found without asking the tool that started them.
+A virtual machine is known by its UUID (-uuid), which every QEMU that ever runs it carries on its
+command line. So the QEMUs of a migration's destination are found without asking the tool that
+started them.
 """
 
 import os

@@ -1,7 +1,8 @@
 """A small QMP client: one command at a time, every event kept with the time it happened at.
 
-Events carry QEMU's own time stamp (wall clock, microseconds); `Event.at` is that stamp moved to this process's monotonic
-clock, so that it can be compared with the times of heartbeats. Used by one thread at a time.
+Events carry QEMU's own time stamp (wall clock, microseconds); `Event.at` is that stamp moved to
+this process's monotonic clock, so that it can be compared with the times of heartbeats. Used by one
+thread at a time.
 """
 
 import json
@@ -85,7 +86,9 @@ class Qmp:
     def command(self, name, timeout_s=None, **arguments):
         request = {"execute": name}
         if arguments:
-            request["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+            request["arguments"] = {
+                key.replace("_", "-"): value for key, value in arguments.items()
+            }
         return self.raw(request, timeout_s)
 
     def raw(self, request, timeout_s=None):

@@ -1,15 +1,15 @@
 """Watches from outside that a guest never runs in two QEMUs.
 
-Two witnesses that do not trust the tool under test: query-status of every QEMU with the VM's UUID, asked over the harness's own
-monitor about twenty times a second, and the heartbeats, which carry a counter of the guest's own. One QEMU is asked after
-the other, so "both running" is only said when A was seen running, then B, then A again, at unchanged A.
+Two witnesses that do not trust the tool under test: query-status of every QEMU with the VM's UUID,
+asked over the harness's own monitor about twenty times a second, and the heartbeats, which carry a
+counter of the guest's own. One QEMU is asked after the other, so "both running" is only said when A
+was seen running, then B, then A again, at unchanged A.
 """
 
 import threading
 import time
 
 import heartbeats
-import processes
 from qmp import Qmp, QmpError
 
 _PERIOD_S = 0.05
@@ -18,7 +18,7 @@ _PERIOD_S = 0.05
 class Watcher:
     def __init__(self, guest):
         self._guest = guest
-        self._monitors = {}      # pid -> Qmp
+        self._monitors = {}  # pid -> Qmp
         self._violations = []
         self._polls = 0
         self._stop = threading.Event()
@@ -36,14 +36,15 @@ class Watcher:
         self._thread.join()
 
     def violations(self):
-        """One line of text each; empty if the guest never ran twice. Fails if nothing could be watched."""
+        """One line of text each; empty if the guest never ran twice. Fails if nothing could be
+        watched."""
         if not self._polls:
             return ["the watcher never reached a monitor of the guest"]
         return self._violations + heartbeats.interleaved_streams(self._guest.follower.snapshot())
 
     def _run(self):
         while not self._stop.wait(_PERIOD_S):
-            for process in processes.qemus_of(self._guest.uuid):
+            for process in self._guest.follower.qemus():
                 if process.pid not in self._monitors:
                     self._connect(process)
             first = self._running()
@@ -51,7 +52,9 @@ class Watcher:
                 again = self._running()
                 both = sorted(set(first) & set(again))
                 if len(both) > 1:
-                    self._violations.append(f"{time.monotonic():.3f}: QEMUs {both} both run the guest")
+                    self._violations.append(
+                        f"{time.monotonic():.3f}: QEMUs {both} both run the guest"
+                    )
         for monitor in self._monitors.values():
             monitor.close()
 
@@ -62,7 +65,7 @@ class Watcher:
         try:
             self._monitors[process.pid] = Qmp(paths[1], timeout_s=1.0)
         except QmpError:
-            pass     # still starting, or already gone: asked again on the next round
+            pass  # still starting, or already gone: asked again on the next round
 
     def _running(self):
         running = []

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""The harness finds what it is there to find: a guest that runs twice, a QEMU left over, heartbeats lost on the way.
+"""The harness finds what it is there to find: a guest that runs twice, a QEMU left over, heartbeats
+lost on the way.
 
-Two QEMUs with one UUID boot the guest independently: to a watcher that is a guest running twice, and it must say so by both
-of its witnesses. A real migration by QEMU itself (7.2, its own precopy) must give no complaint.
+Two QEMUs with one UUID boot the guest independently: to a watcher that is a guest running twice,
+and it must say so by both of its witnesses. A real migration by QEMU itself (7.2, its own precopy)
+must give no complaint.
 """
 
 import sys
@@ -29,11 +31,22 @@ def runs_twice(directory):
     with Guest(SMALL, directory) as guest, Watcher(guest) as watcher:
         first = guest.pid
         guest.start()
-        guest.follower.wait_beat(lambda beat: beat.counter > 100 and beat.stream != f"qemu-{first}", 60)
+        guest.follower.wait_beat(
+            lambda beat: beat.counter > 100 and beat.stream != f"qemu-{first}", 60
+        )
         said = watcher.violations()
-        expect(any("both run the guest" in line for line in said), "two running QEMUs are seen through QMP")
-        expect(any("had begun" in line for line in said), "two running guests are seen through their heartbeats")
-        expect(len(leftovers.stray_qemus(guest.uuid, guest.pid)) == 1, "the QEMU that should not be there is named")
+        expect(
+            any("both run the guest" in line for line in said),
+            "two running QEMUs are seen through QMP",
+        )
+        expect(
+            any("had begun" in line for line in said),
+            "two running guests are seen through their heartbeats",
+        )
+        expect(
+            len(leftovers.stray_qemus(guest.uuid, guest.pid)) == 1,
+            "the QEMU that should not be there is named",
+        )
 
 
 def moves_once(directory):
@@ -41,8 +54,12 @@ def moves_once(directory):
         guest.wait_ready()
         destination = guest.start(incoming=f"unix:{directory}/move.sock")
         with Qmp(guest.qmp_path) as source, Qmp(destination) as target:
-            source.raw({"execute": "migrate-set-capabilities",
-                        "arguments": {"capabilities": [{"capability": "events", "state": True}]}})
+            source.raw(
+                {
+                    "execute": "migrate-set-capabilities",
+                    "arguments": {"capabilities": [{"capability": "events", "state": True}]},
+                }
+            )
             source.command("migrate", uri=f"unix:{directory}/move.sock")
             source.wait_event("MIGRATION", 60, lambda data: data["status"] == "completed")
             target.wait_event("RESUME", 10)

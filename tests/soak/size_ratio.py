@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""The size of a guest does not decide how long it is stopped: a small and a large one with the same dirty set, side by side.
+"""The size of a guest does not decide how long it is stopped: a small and a large one with the same
+dirty set, side by side.
 
     tests/soak/size_ratio.py [--runs 5] [--qemu 10|7.2] [--small 512] [--large 4096] [--store DIR]
 
-Both guests fill 70 % of their memory and dirty 50 MiB/s over 64 MiB. Interleaved, fresh guests, medians. Two figures must differ by less than
-LIMIT: the downtime (silence of the heartbeats around the switch) and the time to run (the program's time-to-run: guest
-stopped at the source -> guest runs at the destination). Ends with 1 if one does not.
+Both guests fill 70 % of their memory and dirty 50 MiB/s over 64 MiB. Interleaved, fresh guests,
+medians. Two figures must differ by less than LIMIT: the downtime (silence of the heartbeats around
+the switch) and the time to run (the program's time-to-run: guest stopped at the source -> guest
+runs at the destination). Ends with 1 if one does not.
 """
 
 import argparse
@@ -26,10 +28,18 @@ LIMIT = 1.3
 
 
 def one(memory_mib, arguments):
-    config = Config(version=arguments.qemu, memory_mib=memory_mib, fill_mib=memory_mib * 7 // 10, dirty_mib_s=50, dirty_ws_mib=64)
+    config = Config(
+        version=arguments.qemu,
+        memory_mib=memory_mib,
+        fill_mib=memory_mib * 7 // 10,
+        dirty_mib_s=50,
+        dirty_ws_mib=64,
+    )
     store = Path(tempfile.mkdtemp(prefix="pageferry-soak-", dir=arguments.store))
     try:
-        with tempfile.TemporaryDirectory(prefix="pf-soak-") as directory, Guest(config, directory) as guest:
+        with tempfile.TemporaryDirectory(prefix="pf-soak-") as directory, Guest(
+            config, directory
+        ) as guest:
             guest.wait_ready()
             time.sleep(1)
             outcome = ferry.migrate(guest, store)
@@ -40,7 +50,9 @@ def one(memory_mib, arguments):
             wrong = guest.verdict()
             if wrong:
                 raise SystemExit(f"{memory_mib} MiB: {wrong}")
-            silence_ms = 1000 * heartbeats.silence_around_s(guest.follower.snapshot(), outcome.started, outcome.ended)
+            silence_ms = 1000 * heartbeats.silence_around_s(
+                guest.follower.snapshot(), outcome.started, outcome.ended
+            )
             return {"downtime": silence_ms, "time to run": outcome.final["time-to-run"]}
     finally:
         shutil.rmtree(store)
@@ -52,7 +64,9 @@ def main():
     parser.add_argument("--qemu", choices=("10", "7.2"), default="10")
     parser.add_argument("--small", type=int, default=512)
     parser.add_argument("--large", type=int, default=4096)
-    parser.add_argument("--store", default="/var/tmp", help="a directory in which stores are made for the test")
+    parser.add_argument(
+        "--store", default="/var/tmp", help="a directory in which stores are made for the test"
+    )
     arguments = parser.parse_args()
     machine.prepare()
     sizes = (arguments.small, arguments.large)
@@ -61,13 +75,19 @@ def main():
         for size in sizes:
             figures = one(size, arguments)
             results[size].append(figures)
-            print(f"{number + 1}/{arguments.runs} {size} MiB: " + ", ".join(f"{k} {v:.0f} ms" for k, v in figures.items()), flush=True)
+            print(
+                f"{number + 1}/{arguments.runs} {size} MiB: "
+                + ", ".join(f"{k} {v:.0f} ms" for k, v in figures.items()),
+                flush=True,
+            )
     failed = False
     for figure in ("downtime", "time to run"):
         small, large = (statistics.median(run[figure] for run in results[size]) for size in sizes)
         ratio = max(small, large) / min(small, large)
         failed = failed or ratio >= LIMIT
-        print(f"{'ok  ' if ratio < LIMIT else 'FAIL'} {figure}: {small:.0f} ms and {large:.0f} ms, ratio {ratio:.2f}, limit {LIMIT}")
+        print(
+            f"{'ok  ' if ratio < LIMIT else 'FAIL'} {figure}: {small:.0f} ms and {large:.0f} ms, ratio {ratio:.2f}, limit {LIMIT}"
+        )
     raise SystemExit(1 if failed else 0)
 
 
