@@ -1,0 +1,221 @@
+// How fast pages get into and out of a page file, beside what the store can do raw; each ratio
+// within one run.
+//
+//   page_file_bench DIR [MIB [ROUNDS]]
+//
+// DIR lies on the store to be measured, MIB is the size of the guest. Each round writes and reads
+// MIB of raw O_DIRECT data and a page file of MIB, in turn, then a blackout of scattered pages;
+// medians and ranges are printed.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "fakes/page_content.h"
+#include "pager/page_file_reader.h"
+#include "pager/page_file_writer.h"
+#include "transport/aio_file.h"
+#include "transport/storage_wait.h"
+
+namespace pageferry {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::size_t kRawBytes = kMiB;
+constexpr unsigned kRawInFlight = 8;
+constexpr std::uint64_t kBlackoutPages = 16384;  // 64 MiB
+
+struct Samples {
+  const char* name;
+  std::vector<double> values;
+};
+
+double seconds_since(Nanoseconds start) {
+  return std::chrono::duration<double>(MonotonicClock().now() - start).count();
+}
+
+template <typename T>
+T must(Result<T> result) {
+  if (!result) {
+    fmt::print(stderr, "{}\n", result.error().message);
+    std::exit(1);
+  }
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+enum class Direction { write, read };
+
+double raw_gb_per_s(AioFile& file, IoBufferPool& pool, std::uint64_t bytes, Direction direction) {
+  std::vector<IoDone> done;
+  std::vector<IoBuffer> buffers;
+  for (unsigned i = 0; i < kRawInFlight; ++i) buffers.push_back(pool.take());
+  std::vector<std::size_t> idle;
+  for (std::size_t i = 0; i < buffers.size(); ++i) idle.push_back(i);
+  const Nanoseconds start = MonotonicClock().now();
+  for (std::uint64_t at = 0; at < bytes || file.in_flight() > 0;) {
+    while (at < bytes && !idle.empty()) {
+      const std::span<std::byte> to = buffers[idle.back()].bytes();
+      must(direction == Direction::write
+               ? file.submit_write(to, at, idle.back(), IoPriority::normal)
+               : file.submit_read(to, at, idle.back(), IoPriority::normal));
+      idle.pop_back();
+      at += kRawBytes;
+    }
+    done.clear();
+    must(wait_for_completions(file, {}, done));
+    for (IoDone& one : done) {
+      must(std::move(one.outcome));
+      idle.push_back(one.tag);
+    }
+  }
+  if (direction == Direction::write) must(sync_blocking(file, {}));
+  return static_cast<double>(bytes) / 1e9 / seconds_since(start);
+}
+
+struct Round {
+  double raw_write, put, pass2_ms, blackout_ms, commit_ms, raw_read, open_ms, read;
+};
+
+class Bench {
+ public:
+  Bench(std::string directory, std::uint64_t bytes)
+      : directory_(std::move(directory)),
+        bytes_(bytes),
+        fd_(::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    guest_ = must(AlignedMemory::map(bytes));
+    for (std::uint64_t page = 0; page < pages_of_bytes(bytes); ++page) {
+      const testing_support::PageArray content = testing_support::content_of(page, 1);
+      std::copy(content.begin(), content.end(), guest_.data() + bytes_of_pages(page));
+    }
+    pool_ = must(IoBufferPool::make(kRawBytes, kRawInFlight));
+    pool_->populate();
+  }
+
+  Round run() {
+    Round round{};
+    round_raw_write(round);
+    round_page_file(round);
+    return round;
+  }
+
+ private:
+  PageBytes page(std::uint64_t index) const {
+    return PageBytes(guest_.data() + bytes_of_pages(index), kPageSizeBytes);
+  }
+
+  void round_raw_write(Round& round) {
+    ::unlinkat(fd_.get(), "raw", 0);
+    auto file = must(AioFile::create(fd_.get(), "raw", directory_, {}));
+    must(file->submit_allocate(0, bytes_, 0));
+    std::vector<IoDone> done;
+    must(wait_for_completions(*file, {}, done));
+    round.raw_write = raw_gb_per_s(*file, *pool_, bytes_, Direction::write);
+    round.raw_read = raw_gb_per_s(*file, *pool_, bytes_, Direction::read);
+  }
+
+  void round_page_file(Round& round) {
+    ::unlinkat(fd_.get(), "pages", 0);
+    const MonotonicClock clock;
+    const std::uint64_t pages = pages_of_bytes(bytes_);
+    auto writer =
+        must(PageFileWriter::make(must(AioFile::create(fd_.get(), "pages", directory_, {})),
+                                  must(PageFileIds::random()), {}, clock));
+    RamBlock block;
+    block.name = "pc.ram";
+    block.length_bytes = bytes_;
+    must(writer->begin(must(MemoryLayout::make({block}))));
+    Nanoseconds start = clock.now();
+    writer->begin_pass(1);
+    for (std::uint64_t i = 0; i < pages; ++i) must(writer->put_page(PageIndex{i}, page(i)));
+    round.put = static_cast<double>(bytes_) / 1e9 / seconds_since(start);
+    start = clock.now();
+    writer->begin_pass(2);
+    const std::uint64_t stride = std::max<std::uint64_t>(1, pages / kBlackoutPages);
+    for (std::uint64_t i = 0; i < pages; i += stride) must(writer->put_page(PageIndex{i}, page(i)));
+    writer->begin_pass(3);
+    round.pass2_ms = 1e3 * seconds_since(start);
+    start = clock.now();
+    must(writer->begin_blackout());
+    for (std::uint64_t i = 1; i < pages; i += stride) must(writer->put_page(PageIndex{i}, page(i)));
+    round.blackout_ms = 1e3 * seconds_since(start);
+    const Nanoseconds finish = clock.now();
+    must(writer->finish_and_commit());
+    round.commit_ms = 1e3 * seconds_since(finish);
+    writer.reset();
+    read_page_file(round, pages);
+  }
+
+  void read_page_file(Round& round, std::uint64_t pages) {
+    const MonotonicClock clock;
+    Nanoseconds start = clock.now();
+    auto reader = must(PageFileReader::open(must(AioFile::open(fd_.get(), "pages", directory_, {})),
+                                            {}, clock, {}));
+    round.open_ms = 1e3 * seconds_since(start);
+    start = clock.now();
+    std::uint64_t next = 0;
+    unsigned in_flight = 0;
+    while (next < pages || in_flight > 0) {
+      while (next < pages && in_flight < kRawInFlight) {
+        const PageRun run = reader->contiguous_run(PageIndex{next}, 256);
+        must(reader->start_read(run, ReadClass::prefetch));
+        next += run.pages;
+        ++in_flight;
+      }
+      for (ReadDone& done : reader->poll()) {
+        must(std::move(done.bytes));
+        reader->release(done.ticket);
+        --in_flight;
+      }
+    }
+    round.read = static_cast<double>(bytes_) / 1e9 / seconds_since(start);
+  }
+
+  std::string directory_;
+  std::uint64_t bytes_;
+  UniqueFd fd_;
+  AlignedMemory guest_;
+  std::unique_ptr<IoBufferPool> pool_;
+};
+
+void print(Samples samples) {
+  std::sort(samples.values.begin(), samples.values.end());
+  fmt::print("{:<44} {:>9.2f}  {:.2f}..{:.2f}\n", samples.name,
+             samples.values[samples.values.size() / 2], samples.values.front(),
+             samples.values.back());
+}
+
+}  // namespace
+}  // namespace pageferry
+
+int main(int argc, char** argv) {
+  using namespace pageferry;
+  if (argc < 2) {
+    fmt::print(stderr, "usage: {} DIR [MIB [ROUNDS]]\n", argv[0]);
+    return 2;
+  }
+  const std::uint64_t mib = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1024;
+  const int rounds = argc > 3 ? std::atoi(argv[3]) : 5;
+  Bench bench(argv[1], mib * kMiB);
+  Samples rows[] = {{"raw write, GB/s", {}},
+                    {"put_page of a full guest, GB/s", {}},
+                    {"  share of raw", {}},
+                    {"64 MiB scattered, home slots, ms", {}},
+                    {"64 MiB scattered, blackout, ms", {}},
+                    {"  commit after it, ms", {}},
+                    {"raw read, GB/s", {}},
+                    {"open (map), ms", {}},
+                    {"whole guest read and checked, GB/s", {}}};
+  for (int i = 0; i < rounds; ++i) {
+    const Round r = bench.run();
+    const double values[] = {r.raw_write, r.put,         r.put / r.raw_write,
+                             r.pass2_ms,  r.blackout_ms, r.commit_ms,
+                             r.raw_read,  r.open_ms,     r.read};
+    for (std::size_t row = 0; row < std::size(rows); ++row) rows[row].values.push_back(values[row]);
+  }
+  fmt::print("{} MiB, {} rounds: median, range\n", mib, rounds);
+  for (Samples& row : rows) print(std::move(row));
+  return 0;
+}
