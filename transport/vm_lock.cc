@@ -14,7 +14,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +23,11 @@
 #include <utility>
 
 #include "transport/vm_directory.h"
+
+// glibc 2.36 forgot to declare these as C.
+extern "C" {
+#include <sys/pidfd.h>
+}
 
 namespace pageferry {
 namespace {
