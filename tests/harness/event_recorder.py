@@ -35,10 +35,10 @@ class EventRecorder:
     def _run(self):
         while not self._stop.is_set():
             for process in self._guest.follower.qemus():
-                paths = process.monitors()
-                if process.pid not in self._monitors and len(paths) > 1:
+                path = process.watch_socket()
+                if path and process.pid not in self._monitors:
                     try:
-                        self._monitors[process.pid] = Qmp(paths[1], timeout_s=0.5)
+                        self._monitors[process.pid] = Qmp(path, timeout_s=0.5)
                     except QmpError:
                         pass  # still starting: asked again on the next round
             for pid, monitor in self._monitors.items():

@@ -5,7 +5,8 @@ somebody is connected. The follower looks for QEMUs with the VM's UUID (a destin
 it is being prepared, before the guest runs there) and reads their log files about every
 millisecond, which is the precision of Beat.at.
 
-The guest can be stopped in the middle of a line: the first line of a new stream continues the
+A QEMU may append to the log of the one before it (pageferry lets it) or have one of its own. The
+guest can be stopped in the middle of a line: the first line of a new stream continues the
 unfinished line of the last. Lines that are not heartbeats are kept in `lines`. Thread rule: read
 `beats` and `lines` through snapshot() and texts().
 """
@@ -22,33 +23,22 @@ _SCAN_S = 0.1
 
 
 class _Stream:
-    def __init__(self, process):
-        self.process = process
-        self.name = process.stream
-        self.fd = None
+    """One log file. Several QEMUs may append to it, one after the other."""
+
+    def __init__(self, name, fd):
+        self.name = name
+        self.fd = fd
         self.partial = b""
         self.spoke = False
-
-    def read(self):
-        if self.fd is None:
-            path = self.process.serial_log()
-            try:
-                self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else None
-            except FileNotFoundError:
-                return b""
-        return os.read(self.fd, 1 << 20) if self.fd is not None else b""
-
-    def close(self):
-        if self.fd is not None:
-            os.close(self.fd)
 
 
 class Follower:
     def __init__(self, uuid):
         self._uuid = uuid
         self._lock = threading.Condition()
-        self._streams = {}
+        self._streams = {}  # by device and inode of the log
         self._alive = []
+        self._known = set()  # pids whose log has been found
         self._beats = []
         self._lines = []  # (at, stream name, text)
         self._speaking = None
@@ -61,7 +51,7 @@ class Follower:
         self._stop = True
         self._thread.join()
         for stream in self._streams.values():
-            stream.close()
+            os.close(stream.fd)
 
     def qemus(self):
         """The QEMUs of the guest as of the last look, at most _SCAN_S ago; for those who look
@@ -128,7 +118,7 @@ class Follower:
                     self._scan()
                     next_scan = now + _SCAN_S
                 for stream in list(self._streams.values()):
-                    data = stream.read()
+                    data = os.read(stream.fd, 1 << 20)
                     if data:
                         self._take(stream, data, time.monotonic())
                 time.sleep(_POLL_S)
@@ -141,16 +131,24 @@ class Follower:
         alive = {process.pid: process for process in processes.qemus_of(self._uuid)}
         with self._lock:
             self._alive = list(alive.values())
-        for pid, process in alive.items():
-            if pid not in self._streams:
-                self._streams[pid] = _Stream(process)
-        for pid in [pid for pid in self._streams if pid not in alive]:
-            stream = self._streams[pid]
-            data = stream.read()  # what it said last
-            if data:
-                self._take(stream, data, time.monotonic())
-            stream.close()
-            del self._streams[pid]
+        for process in alive.values():
+            if process.pid not in self._known:
+                self._open_log(process)
+
+    def _open_log(self, process):
+        path = process.serial_log()
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else None
+        except FileNotFoundError:
+            return  # not there yet: looked for again
+        self._known.add(process.pid)
+        if fd is None:
+            return
+        file = os.fstat(fd)
+        if (file.st_dev, file.st_ino) in self._streams:
+            os.close(fd)
+        else:
+            self._streams[(file.st_dev, file.st_ino)] = _Stream(process.stream, fd)
 
     def _take(self, stream, data, at):
         with self._lock:

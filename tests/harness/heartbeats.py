@@ -41,24 +41,29 @@ def parse_beat(line, at, stream):
     return Beat(at, counter, guest_us, dirtied, checked, bad, stream)
 
 
+def lost_counters(beats):
+    """Heartbeats that never arrived, one line of text for each gap."""
+    return [
+        f"{after.counter - before.counter - 1} heartbeats lost after {before.counter}"
+        f" ({before.stream} -> {after.stream})"
+        for before, after in zip(beats, beats[1:])
+        if after.counter - before.counter > 1
+    ]
+
+
+def repeated_counters(beats):
+    """Counters or guest clocks that did not go forward: the guest ran twice, or an old state ran."""
+    return [
+        f"heartbeat {after.counter} at guest clock {after.guest_us}"
+        f" after {before.counter} at {before.guest_us} ({before.stream} -> {after.stream})"
+        for before, after in zip(beats, beats[1:])
+        if after.counter <= before.counter or after.guest_us <= before.guest_us
+    ]
+
+
 def counter_faults(beats):
-    """What is wrong with the counters, one line of text each: lost, repeated, or going back."""
-    faults = []
-    for before, after in zip(beats, beats[1:]):
-        step = after.counter - before.counter
-        if step > 1:
-            faults.append(
-                f"{step - 1} heartbeats lost after {before.counter} ({before.stream} -> {after.stream})"
-            )
-        elif step == 0:
-            faults.append(f"heartbeat {after.counter} twice ({before.stream}, {after.stream})")
-        elif step < 0:
-            faults.append(
-                f"heartbeat {after.counter} after {before.counter} ({before.stream} -> {after.stream})"
-            )
-        elif after.guest_us <= before.guest_us:
-            faults.append(f"the guest's clock went back at heartbeat {after.counter}")
-    return faults
+    """What is wrong with the counters, one line of text each."""
+    return lost_counters(beats) + repeated_counters(beats)
 
 
 def interleaved_streams(beats):

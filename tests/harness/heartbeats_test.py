@@ -49,7 +49,7 @@ class Counters(unittest.TestCase):
     def test_clock_that_goes_back_is_named(self):
         one, two = beats_of([1.0, 1.01])
         back = Beat(two.at, two.counter, one.guest_us - 5, 0, 0, 0, "a")
-        self.assertIn("clock", heartbeats.counter_faults([one, back])[0])
+        self.assertEqual(len(heartbeats.repeated_counters([one, back])), 1)
 
     def test_streams_one_after_the_other_are_fine(self):
         beats = regular(1.0, 1.5) + regular(1.6, 2.0, stream="b", first_counter=51)

@@ -100,7 +100,7 @@ def qemu_arguments(config, vm_uuid, run_directory, accelerator):
         f"unix:{run_directory}/watch.sock,server=on,wait=off",
         "-chardev",
         f"socket,id=serial0,path={run_directory}/serial.sock,server=on,wait=off,"
-        f"logfile={run_directory}/serial.log",
+        f"logfile={run_directory}/serial.log,logappend=on",
         "-serial",
         "chardev:serial0",
     ]
@@ -168,16 +168,10 @@ class Guest:
 
     def watch_path(self):
         """The harness's own monitor of the QEMU that runs the guest now."""
-        mine = [
-            path
-            for path in self.process().monitors()
-            if path != os.path.realpath(self.qmp_path) and path != self.qmp_path
-        ]
-        if not mine:
-            raise RuntimeError(
-                f"QEMU {self.pid} has one QMP monitor only: {self.process().arguments}"
-            )
-        return mine[0]
+        path = self.process().watch_socket()
+        if not path:
+            raise RuntimeError(f"QEMU {self.pid} has no watch.sock: {self.process().arguments}")
+        return path
 
     def watch(self):
         return Qmp(self.watch_path())

@@ -32,6 +32,11 @@ class QemuProcess:
             paths.append(self._chardev(chardev).get("path"))
         return [self._absolute(path) for path in paths if path]
 
+    def watch_socket(self):
+        """The monitor that is the harness's own: `watch.sock`, wherever a tool has moved it to."""
+        named = [path for path in self.monitors() if os.path.basename(path) == "watch.sock"]
+        return named[0] if named else None
+
     def serial_log(self):
         path = self._chardev("serial0").get("logfile")
         return self._absolute(path) if path else None

@@ -40,7 +40,12 @@ class Watcher:
         watched."""
         if not self._polls:
             return ["the watcher never reached a monitor of the guest"]
-        return self._violations + heartbeats.interleaved_streams(self._guest.follower.snapshot())
+        beats = self._guest.follower.snapshot()
+        return (
+            self._violations
+            + heartbeats.interleaved_streams(beats)
+            + heartbeats.repeated_counters(beats)
+        )
 
     def _run(self):
         while not self._stop.wait(_PERIOD_S):
@@ -59,11 +64,11 @@ class Watcher:
             monitor.close()
 
     def _connect(self, process):
-        paths = process.monitors()
-        if len(paths) < 2:
+        path = process.watch_socket()
+        if not path:
             return
         try:
-            self._monitors[process.pid] = Qmp(paths[1], timeout_s=1.0)
+            self._monitors[process.pid] = Qmp(path, timeout_s=1.0)
         except QmpError:
             pass  # still starting, or already gone: asked again on the next round
 

@@ -6,8 +6,8 @@ dirty set, side by side.
 
 Both guests fill 70 % of their memory and dirty 50 MiB/s over 64 MiB. Interleaved, fresh guests,
 medians. Two figures must differ by less than LIMIT: the downtime (silence of the heartbeats around
-the switch) and the time to run (the program's time-to-run: guest stopped at the source -> guest
-runs at the destination). Ends with 1 if one does not.
+the switch) and the time to run (STOP event at the source -> RESUME event at the destination). Ends
+with 1 if one does not.
 """
 
 import argparse
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import ferry  # noqa: E402
 import heartbeats  # noqa: E402
 import machine  # noqa: E402
+from event_recorder import EventRecorder  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
 
 LIMIT = 1.3
@@ -42,18 +43,19 @@ def one(memory_mib, arguments):
         ) as guest:
             guest.wait_ready()
             time.sleep(1)
-            outcome = ferry.migrate(guest, store)
-            if outcome.code != 0:
-                raise SystemExit(f"{memory_mib} MiB: {outcome.explain()}\n{guest.qemu_log()}")
+            with EventRecorder(guest) as recorder:
+                outcome = ferry.migrate(guest, store)
+                if outcome.code != 0:
+                    raise SystemExit(f"{memory_mib} MiB: {outcome.explain()}\n{guest.qemu_log()}")
+                resume = recorder.wait("RESUME", outcome.started, 10)[0]
+                stop = recorder.times("STOP", outcome.started)[0][0]
             last = guest.follower.snapshot()[-1]
             guest.follower.wait_beat(lambda beat: beat.counter > last.counter + 50, 30)
             wrong = guest.verdict()
             if wrong:
                 raise SystemExit(f"{memory_mib} MiB: {wrong}")
-            silence_ms = 1000 * heartbeats.silence_around_s(
-                guest.follower.snapshot(), outcome.started, outcome.ended
-            )
-            return {"downtime": silence_ms, "time to run": outcome.final["time-to-run"]}
+            silence = heartbeats.silence_around_s(guest.follower.snapshot(), stop, resume)
+            return {"downtime": 1000 * silence, "time to run": 1000 * (resume - stop)}
     finally:
         shutil.rmtree(store)
 
