@@ -1,0 +1,45 @@
+// The files of one attempt: pages, state, prepare, manifest.json. Small files are written once,
+// exclusively, fsynced; everything is reached through the attempt's directory descriptor and no
+// symlink is followed.
+//
+// Thread rule: functions without state.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "pager/page_file_reader.h"
+#include "transport/os/clock.h"
+#include "transport/os/error.h"
+#include "transport/vm_directory.h"
+#include "vmstate/device_state.h"
+
+namespace pageferry {
+
+inline constexpr const char* kPagesFileName = "pages";
+inline constexpr const char* kStateFileName = "state";
+inline constexpr const char* kPrepareFileName =
+    "prepare";  // state without device sections, for prepare()
+
+// Creates it 0600, writes, fsyncs the file and the directory. exists: somebody else's attempt;
+// never overwritten.
+Result<void> write_attempt_file(const Attempt& attempt, const std::string& file_name,
+                                std::span<const std::byte> bytes);
+Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_name,
+                                std::string_view text);
+
+// Whole contents, past the page cache where the file system lets us (the writer was another host).
+// Bounded by the formats' limits.
+Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name);
+Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
+// A new, empty page file.
+Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt);
+// Committed page files only.
+Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
+                                                           const Clock& clock);
+// corrupt when the page file's commit is not the one that the release names.
+Result<void> check_commit(const PageFileReader& reader, const RandomId& commit);
+
+}  // namespace pageferry

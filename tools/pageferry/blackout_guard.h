@@ -1,0 +1,49 @@
+// BlackoutGuard: a thread that never touches the store and gives the blackout up when it lasts too
+// long: the guest then runs on at the source, however the store hangs. Only before SHUT(0): the
+// action it calls decides that in one atomic step.
+//
+// Thread rule: constructed and destroyed on one thread; the action runs on the guard's own.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "transport/os/clock.h"
+
+namespace pageferry {
+
+class BlackoutGuard {
+ public:
+  // `give_up` must not block; true when it was in time.
+  BlackoutGuard(Nanoseconds limit, std::function<bool()> give_up)
+      : thread_([this, limit, give_up = std::move(give_up)] {
+          std::unique_lock lock(mutex_);
+          if (done_signal_.wait_for(lock, limit, [this] { return done_; })) return;
+          fired_ = give_up();
+        }) {}
+  BlackoutGuard(const BlackoutGuard&) = delete;
+  BlackoutGuard& operator=(const BlackoutGuard&) = delete;
+  ~BlackoutGuard() {
+    {
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    done_signal_.notify_all();
+    thread_.join();
+  }
+
+  bool fired() const { return fired_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable done_signal_;
+  bool done_ = false;  // under mutex_
+  std::atomic<bool> fired_{false};
+  std::thread thread_;  // last: it uses what stands above
+};
+
+}  // namespace pageferry

@@ -1,0 +1,167 @@
+// migrate, send, receive, recover, status, abort. inspect and check have files of their own.
+#include "tools/pageferry/commands.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include "tools/pageferry/control_server.h"
+#include "tools/pageferry/hand_off.h"
+#include "tools/pageferry/recovery.h"
+#include "tools/pageferry/reporter.h"
+#include "tools/pageferry/source_migration.h"
+#include "transport/vm_lock.h"
+
+namespace pageferry {
+namespace {
+
+constexpr Milliseconds kHolderPatience{3000};
+
+Reporter reporter_for(const CommonOptions& common, const Clock& clock) {
+  return Reporter(common.style, common.verbosity, clock);
+}
+
+std::string socket_path(const CommonOptions& common, const std::string& name, const char* role) {
+  return common.run_dir + "/" + name + "." + role + ".sock";
+}
+
+// receive and recover differ in how they take the locks and in what they may do to another tool.
+ExitCode run_recovery(const RecoverCommand& command, Reporter& reporter, const Clock& clock) {
+  Recovery recovery(command, reporter, clock);
+  auto control = ControlServer::start(
+      socket_path(command.common, command.destination.name, "destination"), [&recovery] {
+        recovery.request_stop();
+        return Result<std::string>("stopping; the records say who may go on");
+      });
+  if (!control) {
+    reporter.error(control.error());
+    return ExitCode::refused;
+  }
+  const ExitCode code = recovery.run_to_the_end();
+  reporter.finish(recovery.result(), code);
+  return code;
+}
+
+std::string describe_epoch(const OwnershipSnapshot& snapshot, Epoch epoch) {
+  const EpochRecords& records = snapshot.at(epoch);
+  std::string what;
+  if (records.ended)
+    what = "ended";
+  else if (records.released)
+    what = records.released_state() ? "released" : "released, without an image";
+  else if (records.fenced)
+    what = "fenced";
+  else if (records.is_void())
+    what = "given up";
+  else if (records.ran())
+    what = records.resident ? "runs" : "runs, its image is still needed";
+  else
+    what = "claimed, not running yet";
+  return what;
+}
+
+nlohmann::json status_of_records(const OwnershipSnapshot& snapshot) {
+  nlohmann::json epochs = nlohmann::json::array();
+  for (std::uint32_t n = raw(snapshot.first); !snapshot.empty() && n <= raw(snapshot.highest());
+       ++n) {
+    const EpochRecords& records = snapshot.at(Epoch{n});
+    nlohmann::json entry = {{"epoch", n}, {"state", describe_epoch(snapshot, Epoch{n})}};
+    if (records.owner) {
+      const RecordWriter& owner = records.owner_writer();
+      entry["owner"] = owner.host.name;
+      entry["boot-id"] = owner.host.boot_id;
+      if (owner.vmm) entry["vmm-pid"] = owner.vmm->pid;
+    }
+    if (const GuestState* state = records.released_state(); state != nullptr && state->image) {
+      entry["image"] = state->image->attempt;
+    }
+    epochs.push_back(std::move(entry));
+  }
+  return epochs;
+}
+
+}  // namespace
+
+ExitCode run_migrate(const MigrateCommand& command, const Clock& clock) {
+  if (command.mode == MigrateCommand::Mode::dry_run) {
+    return run_check(CheckCommand{command.common, command.source}, clock);
+  }
+  Reporter reporter = reporter_for(command.common, clock);
+  SourceMigration migration(command.source, command.common, &command.destination, reporter, clock);
+  return migration.run();
+}
+
+ExitCode run_send(const SendCommand& command, const Clock& clock) {
+  Reporter reporter = reporter_for(command.common, clock);
+  SourceMigration migration(command.source, command.common, nullptr, reporter, clock);
+  return migration.run();
+}
+
+ExitCode run_receive(const ReceiveCommand& command, const Clock& clock) {
+  Reporter reporter = reporter_for(command.common, clock);
+  auto lock = VmLock::acquire(command.common.run_dir, command.destination.name + ".destination");
+  if (!lock) {
+    reporter.error(lock.error());
+    return ExitCode::refused;
+  }
+  return run_recovery(RecoverCommand{command.common, command.destination, ""}, reporter, clock);
+}
+
+ExitCode run_recover(const RecoverCommand& command, const Clock& clock) {
+  Reporter reporter = reporter_for(command.common, clock);
+  for (const char* role : {".source", ".destination"}) {
+    auto lock = VmLock::take_over(command.common.run_dir, command.destination.name + role, clock,
+                                  kHolderPatience);
+    if (!lock) {
+      reporter.error(lock.error());
+      return ExitCode::refused;
+    }
+    // Held until the process ends: both tools of the VM on this host are this one now.
+    static std::vector<VmLock> held;
+    held.push_back(std::move(*lock));
+  }
+  return run_recovery(command, reporter, clock);
+}
+
+ExitCode run_status(const StatusCommand& command, const Clock& clock) {
+  Reporter reporter = reporter_for(command.common, clock);
+  const CancelSignal stop;
+  auto hand_off = HandOff::open(command.store, command.name, VmDirectory::IfMissing::refuse, stop);
+  if (!hand_off) {
+    reporter.error(hand_off.error());
+    return ExitCode::failed;
+  }
+  auto snapshot = (*hand_off)->read();
+  if (!snapshot) {
+    reporter.error(snapshot.error());
+    return ExitCode::failed;
+  }
+  nlohmann::json result = {{"name", command.name}, {"epochs", status_of_records(*snapshot)}};
+  for (const char* role : {"source", "destination"}) {
+    auto reply =
+        ask_control_server(socket_path(command.common, command.name, role), {{"type", "status"}});
+    if (reply) result[role] = (*reply)["status"];
+  }
+  reporter.finish(std::move(result), ExitCode::done);
+  return ExitCode::done;
+}
+
+ExitCode run_abort(const AbortCommand& command, const Clock& clock) {
+  Reporter reporter = reporter_for(command.common, clock);
+  auto reply =
+      ask_control_server(socket_path(command.common, command.name, "source"), {{"type", "abort"}});
+  if (!reply) {
+    reporter.error(Error{Errc::not_found, 0,
+                         fmt::format("no migration of '{}' runs on this host ({})", command.name,
+                                     reply.error().message)});
+    return ExitCode::failed;
+  }
+  if ((*reply)["type"] != "ok") {
+    reporter.error(error_of_message(*reply));
+    return ExitCode::failed;
+  }
+  reporter.note((*reply).value("message", ""));
+  reporter.finish(nlohmann::json::object(), ExitCode::done);
+  return ExitCode::done;
+}
+
+}  // namespace pageferry

@@ -1,0 +1,108 @@
+// DestinationMigration: the thaw half. Everything that can fail is done first (rule 7); the claim
+// comes last.
+//
+//   prepare()    a QEMU of the source's own command line, stopped, told the RAM blocks; compared
+//   with the source's machine take_over()  image and device state read and proved, loaded,
+//   owner.N+1, running.N+1, `cont` finish()     pages on demand and prefetched until all are there;
+//   resident.N+1; the image is removed unless it is to be kept discard()    ends the QEMU that
+//   never ran
+//
+// Knows no source process: what it needs is in the attempt's directory and in the records.
+//
+// Thread rule: one thread; request_stop() and progress() from any. Lifetime: the HandOff and the
+// clock outlive it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "pager/page_file_reader.h"
+#include "tools/pageferry/attempt_files.h"
+#include "tools/pageferry/fail_points.h"
+#include "tools/pageferry/hand_off.h"
+#include "tools/pageferry/options.h"
+#include "transport/os/clock.h"
+#include "transport/os/error.h"
+#include "vmstate/device_state.h"
+#include "vmstate/manifest.h"
+#include "vmstate/qemu_destination_command.h"
+#include "vmstate/qemu_host_forwards.h"
+#include "vmstate/qemu_restore.h"
+#include "vmstate/qemu_spawn.h"
+
+namespace pageferry {
+
+enum class TakeOver : std::uint8_t { runs_here, lost };
+
+class DestinationMigration {
+ public:
+  DestinationMigration(DestinationOptions options, CommonOptions common, HandOff& hand_off,
+                       const Clock& clock)
+      : options_(std::move(options)),
+        common_(std::move(common)),
+        hand_off_(hand_off),
+        clock_(clock) {}
+  ~DestinationMigration();
+
+  // `attempt` names a directory of the VM in which manifest and prepare file are durable.
+  Result<void> prepare(const std::string& attempt);
+  // describe_machine() of the prepared QEMU.
+  const nlohmann::json& machine() const { return machine_; }
+  // What speaks against this destination, from the manifest's description. Empty: fits.
+  std::vector<std::string> differences() const;
+
+  // `image` must be what rule 4 gives for `epoch`. On Claim lost the QEMU was ended. On an error
+  // nothing runs here and the epoch, if it was claimed, was given up with the same image, unless
+  // the error is Errc::not_owner or running.epoch was written.
+  Result<TakeOver> take_over(Epoch epoch, const GuestState& state);
+  // Tells the network where the guest is now (gratuitous ARP). After take_over(), off the downtime.
+  Result<void> announce();
+  Result<void> finish(const std::function<void(const nlohmann::json&)>& on_progress);
+  // Puts host forwards of user-mode networks back, once the source that held the ports has ended.
+  Result<void> add_forwards(const std::vector<HostForward>& forwards);
+  void discard();
+  void request_stop();
+
+  nlohmann::json destination_json() const;  // {"pid":, "qmp":}
+  nlohmann::json downtime_split() const { return split_; }
+  nlohmann::json restore_json() const;  // faults, prefetch, ram
+  bool ran() const { return ran_; }
+  // Monotonic clock of this host when `cont` was answered.
+  Nanoseconds resumed_at() const { return resumed_at_; }
+
+ private:
+  Result<void> read_manifest_and_state();
+  Result<DestinationCommand> make_command();
+  Result<void> start_vmm();
+  Result<void> open_image(const GuestState& state);
+  Result<void> load(Epoch epoch, const GuestState& state);
+  Result<TakeOver> claim_and_run(Epoch epoch);
+  Result<TakeOver> run_claimed(Epoch epoch);
+  Result<TakeOver> lost_claim();
+  bool claims_before_load() const;
+
+  const DestinationOptions options_;
+  const CommonOptions common_;
+  HandOff& hand_off_;
+  const Clock& clock_;
+
+  std::optional<Attempt> attempt_;
+  VmManifest manifest_;
+  QemuState state_;
+  std::string run_directory_;
+  DestinationCommand command_;
+  RunningQemu vmm_;
+  nlohmann::json machine_;
+  std::unique_ptr<PageFileReader> reader_;
+  std::unique_ptr<QemuRestore> restore_;
+  Epoch epoch_{0};
+  bool ran_ = false;
+  Nanoseconds resumed_at_{0};
+  Nanoseconds resident_at_{0};
+  nlohmann::json split_ = nlohmann::json::object();
+};
+
+}  // namespace pageferry

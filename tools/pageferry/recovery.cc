@@ -1,0 +1,282 @@
+// The rounds. What decide() says is done literally; what it does not say is not done.
+#include "tools/pageferry/recovery.h"
+
+#include <dirent.h>
+#include <fmt/format.h>
+
+#include <poll.h>
+#include <algorithm>
+#include <filesystem>
+
+#include "tools/pageferry/attempt_files.h"
+#include "vmstate/qemu_spawn.h"
+#include "vmstate/run_directory.h"
+
+namespace pageferry {
+namespace {
+
+constexpr Seconds kQueryBound{30};
+constexpr Seconds kAttachBound{60};
+constexpr Seconds kWaitBound{60};
+constexpr int kWaitIntervalMs = 100;
+
+// QEMUs that this program started for the VM on this host and that still listen, whatever the
+// records say of them.
+std::vector<std::string> leftover_monitors(const std::string& run_dir, const std::string& vm_name) {
+  std::vector<std::string> sockets;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(run_dir + "/" + vm_name, ignored)) {
+    const auto socket = entry.path() / "pageferry-qmp.sock";
+    if (std::filesystem::exists(socket, ignored)) sockets.push_back(socket.string());
+  }
+  return sockets;
+}
+
+}  // namespace
+
+ExitCode Recovery::run_to_the_end() {
+  auto opened = HandOff::open(command_.destination.store, command_.destination.name,
+                              VmDirectory::IfMissing::refuse, stop_);
+  if (!opened) {
+    reporter_.error(opened.error());
+    return ExitCode::refused;
+  }
+  hand_off_ = std::move(*opened);
+  while (true) {
+    auto verdict = one_round();
+    if (!verdict) {
+      reporter_.error(verdict.error());
+      const bool proved_bad = verdict.error().code == Errc::corrupt;
+      return proved_bad ? ExitCode::state_lost : ExitCode::recoverable;
+    }
+    if (verdict->round == Round::finished) return verdict->code;
+  }
+}
+
+void Recovery::request_stop() {
+  stop_.cancel();
+  if (restore_) restore_->request_stop();
+  if (migration_) migration_->request_stop();
+}
+
+// The VMM of the highest epoch first, then every other one of the guest that is here. Always looked
+// at before the records are read again for the decision.
+Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& before) {
+  std::vector<VmmLook> looks;
+  const auto add = [&](const ProcessIdentity& process, const std::string& socket) -> Result<void> {
+    for (const VmmLook& known : looks) {
+      if (known.view.process == process) return {};
+    }
+    PF_ASSIGN(VmmLook look, look_at_vmm(process, socket, clock_));
+    if (look.view.state != VmmState::none) looks.push_back(std::move(look));
+    return {};
+  };
+  if (!before.empty()) {
+    if (const auto named = vmm_of_highest(before, hand_off_->host())) PF_TRY(add(*named, ""));
+    for (auto records = before.epochs.rbegin(); records != before.epochs.rend(); ++records) {
+      const GuestState* state = records->released_state();
+      if (state == nullptr || !state->memory) continue;
+      if (same_boot(state->memory->host, hand_off_->host())) {
+        PF_TRY(add(state->memory->process, ""));
+      }
+    }
+  }
+  auto sockets = leftover_monitors(command_.common.run_dir, command_.destination.name);
+  if (!command_.vm_socket.empty()) sockets.push_back(command_.vm_socket);
+  for (const std::string& socket : sockets) {
+    auto qmp = QmpClient::connect(socket, Deadline::after(clock_, Seconds(2)));
+    if (!qmp) continue;  // nobody listens there, or it was looked at above
+    auto process = identify_process((*qmp)->peer().pid);
+    qmp->reset();
+    if (process) PF_TRY(add(*process, socket));
+  }
+  return looks;
+}
+
+Result<Recovery::Verdict> Recovery::one_round() {
+  PF_ASSIGN(const OwnershipSnapshot before, hand_off_->read());
+  PF_ASSIGN(std::vector<VmmLook> looks, look_around(before));
+  PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
+  const auto named = snapshot.empty() ? std::nullopt : vmm_of_highest(snapshot, hand_off_->host());
+  const ToolMemory memory;
+  const auto is_named = [&](const VmmLook& look) { return named && look.view.process == named; };
+  // What a paused destination was loaded from, when its own epoch says so.
+  for (VmmLook& look : looks) {
+    if (is_named(look) && look.view.state == VmmState::paused) {
+      look.view.loaded = image_for(snapshot, snapshot.highest()).image;
+    }
+  }
+  std::stable_partition(looks.begin(), looks.end(), is_named);
+  const bool named_lives = !looks.empty() && is_named(looks.front());
+  for (VmmLook& look : looks) {
+    if (look.view.state == VmmState::running) return serve(look, snapshot);
+    const Decision decision = decide(look.view, snapshot, hand_off_->host(), memory);
+    if (decision.action == Action::nothing || decision.action == Action::keep_and_wait) continue;
+    return act(decision, &look, snapshot);
+  }
+  if (named_lives) {
+    return refuse(ExitCode::recoverable,
+                  "the VMM of the highest epoch is here; nothing may be done");
+  }
+  const Decision decision = decide(VmmView{}, snapshot, hand_off_->host(), memory);
+  return act(decision, nullptr, snapshot);
+}
+
+Result<Recovery::Verdict> Recovery::act(const Decision& decision, VmmLook* vmm,
+                                        const OwnershipSnapshot& snapshot) {
+  reporter_.note(fmt::format("{} (epoch {}): {}", action_name(decision.action), raw(decision.epoch),
+                             decision.reason));
+  if (decision.action != Action::wait) waiting_since_.reset();
+  switch (decision.action) {
+    case Action::nothing:
+      return refuse(ExitCode::done, decision.reason);
+    case Action::wait:
+    case Action::keep_and_wait:
+      return wait_a_little(decision);
+    case Action::write_fenced:
+      PF_TRY(hand_off_->fenced(decision.epoch, *decision.fenced));
+      return Verdict{};
+    case Action::release:
+      PF_TRY(hand_off_->release(decision.epoch, decision.state));
+      return Verdict{};
+    case Action::give_up_unrun:
+      PF_TRY(hand_off_->give_up(decision.epoch, decision.state));
+      return Verdict{};
+    case Action::claim_and_continue:
+      return claim_and_continue(decision, *vmm);
+    case Action::run_and_continue:
+    case Action::continue_only:
+      return run_and_continue(decision, *vmm, snapshot);
+    case Action::end_vmm:
+      PF_TRY(end_vmm(*vmm));
+      return Verdict{};
+    case Action::load_claim_continue:
+      return load_and_run(decision);
+    case Action::boot_claimed:
+      return refuse(ExitCode::state_lost, decision.reason);
+  }
+  return refuse(ExitCode::recoverable, decision.reason);
+}
+
+Recovery::Verdict Recovery::wait_a_little(const Decision& decision) {
+  if (!waiting_since_) waiting_since_ = clock_.now();
+  if (clock_.now() - *waiting_since_ > kWaitBound || stop_.canceled()) {
+    return refuse(ExitCode::lost_claim, decision.reason);
+  }
+  // Another host owns it: waiting here changes nothing.
+  if (decision.reason.find("nobody proved") != std::string::npos) {
+    return refuse(ExitCode::lost_claim, decision.reason);
+  }
+  pollfd waiting{.fd = stop_.fd(), .events = POLLIN, .revents = 0};
+  ::poll(&waiting, 1, kWaitIntervalMs);
+  return Verdict{};
+}
+
+Recovery::Verdict Recovery::refuse(ExitCode code, const std::string& reason) {
+  if (code == ExitCode::done) {
+    reporter_.note(reason);
+  } else {
+    reporter_.error(Error{Errc::not_owner, 0, reason});
+  }
+  return Verdict{Round::finished, code};
+}
+
+Result<void> Recovery::end_vmm(VmmLook& vmm) {
+  PF_CHECK(vmm.view.process.has_value());
+  std::string socket = vmm.qmp ? vmm.qmp->socket_path() : "";
+  PF_ASSIGN([[maybe_unused]] const EndedBy how,
+            pageferry::end_qemu(*vmm.view.process, vmm.qmp.get(), EndBounds{}));
+  const std::string directory = socket.substr(0, socket.rfind('/'));
+  // Only one of ours goes; others are refused by the function.
+  [[maybe_unused]] const auto removed = remove_run_directory(command_.common.run_dir, directory);
+  return {};
+}
+
+Result<void> Recovery::continue_guest(VmmLook& vmm) {
+  PF_ASSIGN(
+      [[maybe_unused]] const nlohmann::json answer,
+      vmm.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kQueryBound)));
+  return {};
+}
+
+Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
+  if (!state.image) {
+    return fail(Errc::not_found, "the VMM waits for pages and no image is named in the records");
+  }
+  PF_ASSIGN(attempt_, hand_off_->directory().open_attempt(state.image->attempt));
+  PF_ASSIGN(const QemuState qemu_state, read_attempt_state(*attempt_, kStateFileName));
+  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_));
+  PF_TRY(check_commit(*reader_, state.image->commit));
+  RestoreOptions options;
+  options.order = command_.destination.order;
+  const std::string& socket = vmm.qmp->socket_path();
+  PF_ASSIGN(const RandomId id, RandomId::make());
+  constexpr std::size_t kIdChars = 8;
+  options.channel_socket_path =
+      socket.substr(0, socket.rfind('/')) + "/pages-" + id.hex().substr(0, kIdChars) + ".sock";
+  PF_ASSIGN(restore_, QemuRestore::create(*vmm.qmp, options));
+  return restore_->attach(qemu_state, *reader_, Deadline::after(clock_, kAttachBound));
+}
+
+// The guest runs here (or will in a moment): pages may always be served to the VMM of the running
+// epoch.
+Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot& snapshot) {
+  const auto named = snapshot.empty() ? std::nullopt : vmm_of_highest(snapshot, hand_off_->host());
+  if (!named || vmm.view.process != named) {
+    return refuse(ExitCode::done, "the guest runs here and was never handed over");
+  }
+  const Epoch epoch = snapshot.highest();
+  result_["destination"] = {{"pid", named->pid}, {"qmp", vmm.qmp->socket_path()}};
+  result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
+  if (!restore_ && vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
+  if (restore_) {
+    PF_TRY(restore_->finish());
+    result_["faults"] = {{"count", restore_->stats().faults}};
+    restore_.reset();
+  }
+  if (!snapshot.top().resident) PF_TRY(hand_off_->resident(epoch));
+  reader_.reset();
+  if (command_.destination.keep == KeepImage::no) PF_TRY(hand_off_->remove_older_attempts(epoch));
+  return Verdict{Round::finished, ExitCode::done};
+}
+
+Result<Recovery::Verdict> Recovery::run_and_continue(const Decision& decision, VmmLook& vmm,
+                                                     const OwnershipSnapshot& snapshot) {
+  if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, decision.epoch)));
+  if (decision.action == Action::run_and_continue) {
+    PF_TRY(hand_off_->run(decision.epoch, *vmm.view.process));
+  }
+  PF_TRY(continue_guest(vmm));
+  return serve(vmm, snapshot);
+}
+
+Result<Recovery::Verdict> Recovery::claim_and_continue(const Decision& decision, VmmLook& vmm) {
+  PF_TRY(check_disks_unchanged(decision.state.disks));
+  PF_ASSIGN(const Claim claim, hand_off_->claim(decision.epoch, *vmm.view.process));
+  if (claim == Claim::lost) return Verdict{};
+  PF_TRY(hand_off_->run(decision.epoch, *vmm.view.process));
+  PF_TRY(continue_guest(vmm));
+  result_["destination"] = {{"pid", vmm.view.process->pid}, {"qmp", vmm.qmp->socket_path()}};
+  return Verdict{};
+}
+
+Result<Recovery::Verdict> Recovery::load_and_run(const Decision& decision) {
+  migration_ = std::make_unique<DestinationMigration>(command_.destination, command_.common,
+                                                      *hand_off_, clock_);
+  PF_TRY(migration_->prepare(decision.state.image->attempt));
+  PF_ASSIGN(const TakeOver outcome, migration_->take_over(decision.epoch, decision.state));
+  if (outcome == TakeOver::lost) {
+    return refuse(ExitCode::lost_claim, "another candidate won the claim");
+  }
+  result_["destination"] = migration_->destination_json();
+  result_["claim"] = {{"epoch", raw(decision.epoch)}, {"owner", hand_off_->host().name}};
+  if (auto announced = migration_->announce(); !announced) {
+    reporter_.warning(announced.error().message);
+  }
+  PF_TRY(migration_->finish(
+      [this](const nlohmann::json& progress) { reporter_.progress("page-in", progress); }));
+  for (const auto& [key, value] : migration_->restore_json().items()) result_[key] = value;
+  return Verdict{Round::finished, ExitCode::done};
+}
+
+}  // namespace pageferry

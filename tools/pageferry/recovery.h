@@ -1,0 +1,70 @@
+// Recovery: brings a VM that something left half-way to a known state, on this host, by the table
+// of docs/ownership-protocol.md. Also what `receive` is: nobody runs the guest, its image is on the
+// store, so load it, claim, run.
+//
+// Each round looks at the VMMs of this host first and reads the records then (that order is part of
+// the rules), asks decide(), and does the one action it names. It ends when the guest runs here and
+// every page is there, or when nothing may be done here.
+//
+// Thread rule: one thread; request_stop() from any. Lifetime: reporter and clock outlive it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/pageferry/destination_migration.h"
+#include "tools/pageferry/hand_off.h"
+#include "tools/pageferry/options.h"
+#include "tools/pageferry/reporter.h"
+#include "tools/pageferry/vmm_look.h"
+#include "vmstate/qemu_restore.h"
+
+namespace pageferry {
+
+class Recovery {
+ public:
+  Recovery(RecoverCommand command, Reporter& reporter, const Clock& clock)
+      : command_(std::move(command)), reporter_(reporter), clock_(clock) {}
+
+  // The caller holds the VM's locks. Reports errors itself; the caller reports the end.
+  ExitCode run_to_the_end();
+  void request_stop();
+  const nlohmann::json& result() const { return result_; }
+
+ private:
+  enum class Round : std::uint8_t { again, finished };
+  struct Verdict {
+    Round round = Round::again;
+    ExitCode code = ExitCode::done;
+  };
+
+  Result<Verdict> one_round();
+  Result<std::vector<VmmLook>> look_around(const OwnershipSnapshot& before);
+  Result<Verdict> act(const Decision& decision, VmmLook* vmm, const OwnershipSnapshot& snapshot);
+  Result<Verdict> run_and_continue(const Decision& decision, VmmLook& vmm,
+                                   const OwnershipSnapshot& snapshot);
+  Result<Verdict> claim_and_continue(const Decision& decision, VmmLook& vmm);
+  Result<Verdict> load_and_run(const Decision& decision);
+  Result<Verdict> serve(VmmLook& vmm, const OwnershipSnapshot& snapshot);
+  Result<void> attach(VmmLook& vmm, const GuestState& state);
+  Result<void> end_vmm(VmmLook& vmm);
+  Result<void> continue_guest(VmmLook& vmm);
+  Verdict wait_a_little(const Decision& decision);
+  Verdict refuse(ExitCode code, const std::string& reason);
+
+  const RecoverCommand command_;
+  Reporter& reporter_;
+  const Clock& clock_;
+  CancelSignal stop_;
+  std::unique_ptr<HandOff> hand_off_;
+  std::optional<Attempt> attempt_;
+  std::unique_ptr<PageFileReader> reader_;
+  std::unique_ptr<QemuRestore> restore_;
+  std::unique_ptr<DestinationMigration> migration_;
+  std::optional<Nanoseconds> waiting_since_;
+  nlohmann::json result_ = nlohmann::json::object();
+};
+
+}  // namespace pageferry

@@ -1,0 +1,224 @@
+// From SHUT(0) on: nothing here has a clock that decides who runs the guest. The release is
+// repeated until the store takes it; the destination's word is checked against the records; a
+// destination that failed is answered by competing for the next epoch.
+#include <fmt/format.h>
+
+#include "tools/pageferry/host_forward_message.h"
+#include "tools/pageferry/recovery.h"
+#include "tools/pageferry/source_migration.h"
+#include "vmstate/qemu_host_forwards.h"
+#include "vmstate/qemu_spawn.h"
+#include "vmstate/run_directory.h"
+
+namespace pageferry {
+namespace {
+
+constexpr Seconds kQueryBound{30};
+constexpr Milliseconds kStorePollInterval{250};
+
+std::int64_t to_ms(Nanoseconds duration) {
+  return std::chrono::duration_cast<Milliseconds>(duration).count();
+}
+
+}  // namespace
+
+Result<void> SourceMigration::switchover() {
+  const auto started = clock_.now();
+  PF_TRY(capture_->commit_source());
+  split_["shut"] = to_ms(clock_.now() - started);
+  PF_TRY(common_.fail_points.hit("source.after-shut"));
+  GuestState state;
+  PF_ASSIGN(state.disks, disks_now());
+  state.memory = StoppedVmm{hand_off_->host(), vm_.process.identity};
+  // Only an unbroken event stream proves that this `completed` belongs to our image.
+  if (vm_.qmp->unbroken()) state.image = ImageRef{attempt_->name, commit_id_};
+  const auto before = clock_.now();
+  PF_TRY(hand_off_->release(epoch_, state));
+  released_at_ = clock_.now();
+  released_state_ = state;
+  split_["release"] = to_ms(released_at_ - before);
+  result_["eviction-time"] = to_ms(released_at_ - started_);
+  return common_.fail_points.hit("source.after-release");
+}
+
+Result<std::vector<DiskFile>> SourceMigration::disks_now() {
+  PF_ASSIGN(const auto paths, writable_disk_files(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
+  return stat_disks(paths);
+}
+
+ExitCode SourceMigration::after_release() {
+  add_source_figures();
+  if (!link_) {
+    if (options_.source_end == SourceEnd::quit) end_source();
+    return finish(ExitCode::done);
+  }
+  if (!released_state_.image) {
+    reporter_.error(
+        Error{Errc::vmm, 0, "the monitor connection broke: the image cannot be trusted"});
+    return take_back();
+  }
+  // A hint; the agent also looks by itself.
+  [[maybe_unused]] const auto told = link_->send({{"type", "released"}});
+  return wait_for_running();
+}
+
+ExitCode SourceMigration::wait_for_running() {
+  reporter_.phase("switchover-wait");
+  while (true) {
+    auto message = link_->receive(Deadline::after(clock_, kStorePollInterval));
+    if (!message) return destination_failed(message.error());
+    if (!*message) continue;
+    const std::string type = (**message)["type"];
+    if (type == "failed") return destination_failed(error_of_message(**message));
+    if (type != "running") continue;
+    auto snapshot = hand_off_->read();
+    if (!snapshot) return destination_failed(snapshot.error());
+    if (snapshot->highest() != next(epoch_) || !snapshot->top().ran()) continue;
+    add_destination_figures(**message);
+    return wait_for_resident();
+  }
+}
+
+void SourceMigration::add_destination_figures(const nlohmann::json& running) {
+  result_["destination"] = running.value("destination", nlohmann::json::object());
+  const CaptureStats stats = capture_->stats();
+  const Nanoseconds resumed(running.value("resumed-at-ns", std::int64_t{0}));
+  for (const auto& [name, value] :
+       running.value("downtime-split", nlohmann::json::object()).items()) {
+    split_[name] = value;
+  }
+  // Both clocks are this host's (--to local): STOP event to the answer of `cont`.
+  if (stats.guest_was_running && resumed > stats.stopped_at) {
+    result_["downtime"] = to_ms(resumed - stats.stopped_at);
+    result_["time-to-run"] = to_ms(resumed - started_);
+  }
+  result_["claim"] = {{"epoch", raw(next(epoch_))}, {"owner", hand_off_->host().name}};
+}
+
+// The destination's running record is durable: the VMM here is only memory now.
+void SourceMigration::end_source() {
+  if (options_.source_end == SourceEnd::keep) return;
+  const int pid = vm_.process.identity.pid;
+  auto ended = end_qemu(vm_.process.identity, vm_.qmp.get(), EndBounds{});
+  if (!ended) {
+    reporter_.warning(
+        fmt::format("the source VMM (pid {}) did not end: {}", pid, ended.error().message));
+    return;
+  }
+  // If this program started it, its run directory goes too; others clean up after themselves.
+  const std::string& socket = options_.vm_socket;
+  const std::string directory = socket.substr(0, socket.rfind('/'));
+  [[maybe_unused]] const auto removed = remove_run_directory(common_.run_dir, directory);
+}
+
+ExitCode SourceMigration::wait_for_resident() {
+  auto forwards = query_host_forwards(*vm_.qmp, Deadline::after(clock_, kQueryBound));
+  end_source();
+  nlohmann::json ended = {{"type", "source-ended"}, {"host-forwards", nlohmann::json::array()}};
+  if (forwards) ended["host-forwards"] = host_forwards_to_json(*forwards);
+  [[maybe_unused]] const auto told = link_->send(ended);
+  reporter_.phase("restore");
+  while (true) {
+    auto message = link_->receive(Deadline::never());
+    if (!message) return destination_failed(message.error());
+    if (!*message) continue;
+    const std::string type = (**message)["type"];
+    if (type == "failed") return destination_failed(error_of_message(**message));
+    if (type == "warning") reporter_.warning((**message).value("text", ""));
+    if (type == "progress") {
+      control_->set_status(**message);
+      reporter_.progress("page-in", **message);
+    }
+    if (type != "resident") continue;
+    for (const char* key : {"faults", "prefetch", "time-to-resident", "destination"}) {
+      if ((**message).contains(key)) result_[key] = (**message)[key];
+    }
+    result_["ram"]["resident"] = (**message)["ram"]["transferred"];
+    constexpr Seconds kAgentEndBound{10};
+    link_->wait_for_exit(Deadline::after(clock_, kAgentEndBound));
+    return finish(ExitCode::done);
+  }
+}
+
+// The agent failed or died after the release. What is true stands in the records.
+ExitCode SourceMigration::destination_failed(const Error& error) {
+  reporter_.error(error);
+  constexpr Seconds kAgentEndBound{20};
+  link_->wait_for_exit(Deadline::after(clock_, kAgentEndBound));
+  auto snapshot = hand_off_->read();
+  if (!snapshot) {
+    reporter_.error(snapshot.error());
+    return finish(ExitCode::recoverable);
+  }
+  const bool claimed = snapshot->highest() != epoch_;
+  if (!claimed || (snapshot->top().is_closed() && !snapshot->top().ran())) return take_back();
+  // The destination claimed. Its VMM is on this host: bring it to its end as `pageferry recover`
+  // would.
+  reporter_.note("the destination's tool ended: recovering");
+  RecoverCommand command;
+  command.common = common_;
+  command.common.fail_points = FailPoints();
+  command.destination = *destination_options_;
+  command.destination.name = vm_.name;
+  Recovery recovery(command, reporter_, clock_);
+  return finish(recovery.run_to_the_end());
+}
+
+// Rule 5: the source continues only as the winner of the next epoch, from the memory it still
+// holds.
+ExitCode SourceMigration::take_back() {
+  reporter_.phase("take-back");
+  auto taken = claim_for_source();
+  if (!taken) {
+    reporter_.error(taken.error());
+    return finish(ExitCode::recoverable);
+  }
+  if (*taken == Claim::lost) return finish(ExitCode::lost_claim);
+  reporter_.note("the guest was taken back: it runs on the source");
+  return finish(ExitCode::failed);
+}
+
+Result<Claim> SourceMigration::claim_for_source() {
+  PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
+  const auto epoch = claimable_epoch(snapshot);
+  if (!epoch) return Claim::lost;
+  const GuestState state = image_for(snapshot, *epoch);
+  const StoppedVmm mine{hand_off_->host(), vm_.process.identity};
+  if (!state.memory || *state.memory != mine) return Claim::lost;
+  PF_TRY(check_disks_unchanged(state.disks));
+  PF_ASSIGN(const Claim claim, hand_off_->claim(*epoch, vm_.process.identity));
+  if (claim == Claim::lost) return claim;
+  PF_TRY(hand_off_->run(*epoch, vm_.process.identity));
+  if (vm_.running()) {
+    PF_TRY(
+        vm_.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kQueryBound)));
+  }
+  return claim;
+}
+
+void SourceMigration::add_source_figures() {
+  const CaptureStats capture = capture_->stats();
+  const PageFileWriterStats file = writer_->stats();
+  result_["status"] = "completed";
+  result_["ram"] = {{"total", capture_->state().layout.bytes()},
+                    {"transferred", capture.bytes_received},
+                    {"duplicate", file.zero_pages},
+                    {"dirty-sync-count", capture.passes},
+                    {"page-size", kPageSizeBytes}};
+  result_["page-file"] = {{"bytes", file.file_bytes},
+                          {"written", file.bytes_written},
+                          {"rewritten-pages", file.rewritten_pages},
+                          {"tail-bytes", bytes_of_pages(file.tail_pages)},
+                          {"write-bytes-per-s", file.write_bytes_per_s}};
+  split_["ram"] = to_ms(capture.ram_complete_at - capture.stopped_at);
+  split_["device-state"] = to_ms(capture.state_complete_at - capture.ram_complete_at);
+}
+
+ExitCode SourceMigration::finish(ExitCode code) {
+  result_["total-time"] = to_ms(clock_.now() - started_);
+  if (!split_.empty()) result_["downtime-split"] = split_;
+  reporter_.finish(result_, code);
+  return code;
+}
+
+}  // namespace pageferry

@@ -1,0 +1,346 @@
+// Up to the point of no return. What comes after it is in source_hand_over.cc.
+#include "tools/pageferry/source_migration.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "tools/pageferry/attempt_files.h"
+#include "tools/pageferry/blackout_guard.h"
+#include "transport/aio_file.h"
+#include "transport/store_check.h"
+#include "vmstate/qemu_machine.h"
+
+namespace pageferry {
+namespace {
+
+constexpr Seconds kQueryBound{30};
+constexpr std::uint64_t kTailBandwidthGuessBytesPerS = std::uint64_t{1} << 30;
+constexpr std::uint64_t kTailBytesMin = std::uint64_t{16} << 20;
+constexpr std::uint64_t kTailBytesMax = std::uint64_t{1} << 30;
+
+std::int64_t to_ms(Nanoseconds duration) {
+  return std::chrono::duration_cast<Milliseconds>(duration).count();
+}
+
+// What two times the allowed downtime can write at a fast store's speed, at most half the guest.
+std::uint64_t tail_bytes_for(Milliseconds max_downtime, std::uint64_t guest_bytes) {
+  constexpr std::uint64_t kMsPerSecond = 1000;
+  const auto ms = static_cast<std::uint64_t>(max_downtime.count());
+  const std::uint64_t wanted = 2 * ms * kTailBandwidthGuessBytesPerS / kMsPerSecond;
+  const std::uint64_t bound = std::min(kTailBytesMax, std::max(kTailBytesMin, guest_bytes / 8));
+  return bytes_of_pages(pages_of_bytes(std::clamp(wanted, kTailBytesMin, bound)));
+}
+
+}  // namespace
+
+SourceMigration::SourceMigration(SourceOptions options, CommonOptions common,
+                                 const DestinationOptions* destination, Reporter& reporter,
+                                 const Clock& clock)
+    : options_(std::move(options)),
+      common_(std::move(common)),
+      destination_options_(destination),
+      reporter_(reporter),
+      clock_(clock),
+      started_(clock.now()) {}
+
+SourceMigration::~SourceMigration() = default;
+
+ExitCode SourceMigration::run() {
+  reporter_.phase("open");
+  if (auto opened = open(); !opened) {
+    reporter_.error(opened.error());
+    return finish(ExitCode::refused);
+  }
+  if (auto made = setup(); !made) return fail_before_shut(made.error());
+  reporter_.phase("brownout");
+  if (auto done = capture_->run_brownout(); !done) return fail_before_shut(done.error());
+  reporter_.phase("blackout");
+  if (auto done = blackout(); !done) return fail_before_shut(done.error());
+  reporter_.phase("switchover");
+  if (auto done = switchover(); !done) {
+    reporter_.error(done.error());
+    return finish(ExitCode::recoverable);
+  }
+  return after_release();
+}
+
+Result<void> SourceMigration::open() {
+  PF_ASSIGN(vm_, connect_source_vm(options_.vm_socket, options_.name, clock_));
+  PF_ASSIGN(lock_, VmLock::acquire(common_.run_dir, vm_.name + ".source"));
+  PF_ASSIGN(const auto findings, preflight_source_vm(vm_, DestinationHost::same, clock_));
+  for (const Finding& finding : findings) {
+    if (finding.severity == Severity::warning) reporter_.warning(finding.text);
+  }
+  if (has_refusal(findings)) return fail(Errc::unsupported, refusal_text(findings));
+  PF_ASSIGN(const StoreFacts store, check_store(options_.store));
+  if (!store.direct_io) {
+    reporter_.note(fmt::format("{} has no O_DIRECT ({}): working buffered", options_.store,
+                               store.file_system));
+  }
+  PF_ASSIGN(control_, ControlServer::start(common_.run_dir + "/" + vm_.name + ".source.sock",
+                                           [this] { return request_abort(); }));
+  PF_ASSIGN(hand_off_,
+            HandOff::open(options_.store, vm_.name, VmDirectory::IfMissing::create, stop_));
+  return open_epoch();
+}
+
+// Rule 1: a running VM that has no epoch opens the next one under rule 2.
+Result<void> SourceMigration::open_epoch() {
+  PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
+  const Standing standing = standing_of(vm_.process.identity, snapshot, hand_off_->host());
+  if (standing.kind == Standing::Kind::refused) return fail(Errc::not_owner, standing.reason);
+  epoch_ = standing.epoch;
+  if (standing.kind == Standing::Kind::owner) return {};
+  PF_ASSIGN(const Claim claim, hand_off_->claim(epoch_, vm_.process.identity));
+  if (claim == Claim::lost) {
+    return fail(Errc::not_owner, fmt::format("epoch {} of {} was claimed by another host just now",
+                                             raw(epoch_), vm_.name));
+  }
+  return hand_off_->run(epoch_, vm_.process.identity);
+}
+
+Result<void> SourceMigration::make_page_file() {
+  PF_ASSIGN(attempt_, hand_off_->directory().create_attempt(epoch_));
+  PF_ASSIGN(const PageFileIds ids, PageFileIds::random());
+  std::memcpy(commit_id_.bytes.data(), ids.commit_id.data(), commit_id_.bytes.size());
+  PF_ASSIGN(std::unique_ptr<StorageFile> file, create_attempt_pages(*attempt_));
+  PageFileWriterOptions options;
+  PF_ASSIGN(const std::uint64_t guest_bytes, guest_memory_bytes());
+  options.tail_bytes_max = tail_bytes_for(options_.max_downtime, guest_bytes);
+  options.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
+  PF_ASSIGN(writer_, PageFileWriter::make(std::move(file), ids, options, clock_));
+  return {};
+}
+
+Result<std::uint64_t> SourceMigration::guest_memory_bytes() {
+  PF_ASSIGN(const nlohmann::json summary,
+            vm_.qmp->execute("query-memory-size-summary", nlohmann::json::object(),
+                             Deadline::after(clock_, kQueryBound)));
+  return summary.value("base-memory", std::uint64_t{0}) +
+         summary.value("plugged-memory", std::uint64_t{0});
+}
+
+Result<void> SourceMigration::setup() {
+  PF_TRY(make_page_file());
+  CaptureOptions capture;
+  capture.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
+  capture.max_downtime = options_.max_downtime;
+  capture.target_downtime = std::min(capture.target_downtime, options_.max_downtime);
+  PF_ASSIGN(capture_, QemuCapture::create(*vm_.qmp, *writer_, *this, capture));
+  PF_TRY(capture_->start());
+  PF_TRY(common_.fail_points.hit("source.setup"));
+  PF_ASSIGN(const nlohmann::json machine,
+            describe_machine(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
+  PF_TRY(write_manifest(machine));
+  return start_destination();
+}
+
+Result<void> SourceMigration::write_manifest(const nlohmann::json& machine) {
+  VmManifest manifest;
+  manifest.vm_name = vm_.name;
+  manifest.vm_uuid = vm_.uuid;
+  manifest.attempt_id = attempt_->name.substr(attempt_->name.rfind('.') + 1);
+  manifest.epoch = raw(epoch_);
+  manifest.source_host = hand_off_->host().name;
+  manifest.source_boot_id = hand_off_->host().boot_id;
+  manifest.source = vm_.process;
+  manifest.qemu_version = static_cast<std::uint32_t>(vm_.qmp->qemu_version());
+  manifest.machine_type = capture_->state().machine_type;
+  manifest.machine = machine;
+  manifest.run_state = vm_.running() ? GuestRunState::running : GuestRunState::paused;
+  manifest.page_bytes = kPageSizeBytes;
+  manifest.blocks = capture_->state().layout.blocks();
+  PF_ASSIGN(const std::string text, encode_manifest(manifest));
+  PF_TRY(write_attempt_text(*attempt_, std::string(kManifestFileName), text));
+  return write_attempt_file(*attempt_, kPrepareFileName, encode_qemu_state(capture_->state()));
+}
+
+Result<void> SourceMigration::start_destination() {
+  if (destination_options_ == nullptr) return {};
+  std::vector<std::string> argv = {own_executable(), "agent", "--run-dir", common_.run_dir};
+  for (const std::string& spec : common_.fail_points.specs_for("destination.")) {
+    argv.insert(argv.end(), {"--fail-at", spec});
+  }
+  PF_ASSIGN(link_, DestinationLink::start(argv));
+  const DestinationOptions& wanted = *destination_options_;
+  return link_->send({{"type", "prepare"},
+                      {"store", options_.store},
+                      {"name", vm_.name},
+                      {"attempt", attempt_->name},
+                      {"epoch", raw(epoch_)},
+                      {"prefetch", prefetch_order_name(wanted.order)},
+                      {"keep", wanted.keep == KeepImage::yes},
+                      {"incoming-command", wanted.incoming_command}});
+}
+
+// Takes what the agent has said; an agent that failed or died before the release is an error of the
+// whole migration.
+Result<void> SourceMigration::poll_destination() {
+  if (!link_ || destination_error_) return {};
+  while (true) {
+    auto message = link_->receive(Deadline::after(clock_, Nanoseconds(0)));
+    if (!message) {
+      destination_error_ = message.error();
+    } else if (!*message) {
+      return {};
+    } else if ((**message)["type"] == "prepared") {
+      destination_prepared_ = true;
+      destination_machine_ = (**message).value("machine", nlohmann::json::object());
+      result_["destination"] = (**message).value("destination", nlohmann::json::object());
+    } else if ((**message)["type"] == "failed") {
+      destination_error_ = error_of_message(**message);
+    }
+    if (destination_error_) return tl::make_unexpected(*destination_error_);
+  }
+}
+
+// Images, memory devices and the device list as they are now, not as they were when the attempt
+// began.
+Result<void> SourceMigration::check_machines() {
+  if (machines_compared_ || !link_) return {};
+  PF_ASSIGN(const nlohmann::json machine,
+            describe_machine(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
+  const auto differences = compare_machines(machine, destination_machine_);
+  if (!differences.empty()) {
+    return fail(Errc::invalid,
+                fmt::format("the destination's machine differs: {}", fmt::join(differences, "; ")));
+  }
+  machines_compared_ = true;
+  return {};
+}
+
+bool SourceMigration::may_switch() {
+  if (!link_) return true;
+  auto polled = poll_destination();
+  if (polled && destination_prepared_) polled = check_machines();
+  if (!polled) {
+    destination_error_ = polled.error();
+    return false;
+  }
+  return destination_prepared_;
+}
+
+CaptureObserver::Verdict SourceMigration::on_progress(const Progress& progress) {
+  nlohmann::json fields = {{"status", progress.status},
+                           {"speed", progress.bandwidth_bytes_per_s},
+                           {"total-time", to_ms(clock_.now() - started_)}};
+  fields["ram"] = {{"total", progress.ram_total_bytes},
+                   {"transferred", progress.ram_transferred_bytes},
+                   {"remaining", progress.ram_remaining_bytes},
+                   {"duplicate", progress.duplicate_pages},
+                   {"dirty-pages-rate", progress.dirty_pages_per_s},
+                   {"page-size", kPageSizeBytes},
+                   {"dirty-sync-count", progress.dirty_sync_count}};
+  fields["claim"] = {{"epoch", raw(epoch_)}, {"owner", hand_off_->host().name}};
+  control_->set_status(fields);
+  reporter_.progress("page-out", std::move(fields));
+  const char* point = progress.dirty_sync_count <= 1 ? "source.pass1" : "source.later-pass";
+  auto hit = common_.fail_points.hit(point);
+  if (hit) hit = poll_destination();
+  if (!hit && !destination_error_) destination_error_ = hit.error();
+  if (destination_error_ || abort_asked_) return Verdict::abort;
+  if (options_.timeout && clock_.now() - started_ > *options_.timeout) {
+    timed_out_ = true;
+    if (options_.timeout_action == TimeoutAction::abort) return Verdict::abort;
+    return may_switch() ? Verdict::switch_now : Verdict::go_on;
+  }
+  return Verdict::go_on;
+}
+
+CaptureObserver::Verdict SourceMigration::on_not_converging(const Progress& progress) {
+  if (!told_not_converging_) {
+    told_not_converging_ = true;
+    reporter_.warning(fmt::format(
+        "the guest dirties {} MiB/s and {} MiB remain after {} passes: no switch within {} ms{}",
+        bytes_of_pages(progress.dirty_pages_per_s) >> 20, progress.ram_remaining_bytes >> 20,
+        progress.dirty_sync_count, options_.max_downtime.count(),
+        options_.timeout ? "; --timeout-action decides"
+                         : "; raise --max-downtime or set --timeout"));
+  }
+  return Verdict::go_on;
+}
+
+Result<void> SourceMigration::blackout() {
+  BlackoutGuard guard(options_.blackout_limit, [this] { return stop_before_shut(); });
+  PF_TRY(common_.fail_points.hit("source.blackout"));
+  PF_TRY(capture_->run_blackout());
+  const auto state_complete = clock_.now();
+  PF_TRY(commit_image());
+  split_["commit"] = to_ms(clock_.now() - state_complete);
+  if (!link_) {
+    PF_TRY(read_back_if_asked());
+  }
+  PF_TRY(common_.fail_points.hit("source.before-shut"));
+  if (guard.fired()) {
+    timed_out_ = true;
+    return fail(Errc::timeout, "the blackout lasted longer than --blackout-limit");
+  }
+  return {};
+}
+
+// Everything durable, the commit last.
+Result<void> SourceMigration::commit_image() {
+  PF_TRY(write_attempt_file(*attempt_, kStateFileName, encode_qemu_state(capture_->state())));
+  PF_TRY(common_.fail_points.hit("source.before-commit"));
+  PF_ASSIGN([[maybe_unused]] const CommitInfo commit, writer_->finish_and_commit());
+  return {};
+}
+
+Result<void> SourceMigration::read_back_if_asked() {
+  if (options_.read_back == ReadBack::no) return {};
+  reporter_.phase("verify");
+  return verify_attempt_pages(*attempt_);
+}
+
+bool SourceMigration::stop_before_shut() {
+  if (!capture_ || !capture_->request_stop()) return false;
+  writer_->cancel();
+  return true;
+}
+
+Result<std::string> SourceMigration::request_abort() {
+  abort_asked_ = true;
+  if (!capture_) return std::string("stopping; the guest runs on at the source");
+  if (stop_before_shut()) return std::string("aborting; the guest runs on at the source");
+  return fail(Errc::invalid, "past the point of no return: the hand-off is being finished");
+}
+
+ExitCode SourceMigration::fail_before_shut(const Error& error) {
+  const Error& cause = destination_error_ ? *destination_error_ : error;
+  reporter_.error(timed_out_ ? Error{Errc::timeout, 0, timeout_text(cause)} : cause);
+  bool undone = true;
+  if (capture_) {
+    if (auto aborted = capture_->abort(); !aborted) {
+      reporter_.error(aborted.error());
+      undone = false;
+    }
+  }
+  writer_.reset();
+  if (link_) {
+    // The agent ends its QEMU when told, or when its channel closes.
+    [[maybe_unused]] const auto told = link_->send({{"type", "cancel"}});
+    constexpr Seconds kAgentEndBound{20};
+    link_->wait_for_exit(Deadline::after(clock_, kAgentEndBound));
+  }
+  if (attempt_ && hand_off_) {
+    const std::string name = attempt_->name;
+    attempt_.reset();
+    if (auto removed = hand_off_->directory().remove_attempt(name); !removed) {
+      reporter_.warning(removed.error().message);
+    }
+  }
+  if (!undone) return finish(ExitCode::recoverable);
+  if (timed_out_) return finish(ExitCode::timed_out);
+  return finish(abort_asked_ ? ExitCode::aborted : ExitCode::failed);
+}
+
+std::string SourceMigration::timeout_text(const Error& cause) const {
+  if (cause.code == Errc::timeout) return cause.message;
+  return fmt::format("no switch within {} s (--timeout)",
+                     options_.timeout ? options_.timeout->count() : 0);
+}
+
+}  // namespace pageferry

@@ -1,0 +1,113 @@
+// SourceMigration: the freeze half, and with a DestinationLink the whole way.
+//
+//   open        monitor, process, preflight, lock, control socket, records; opens the next epoch
+//   for a VM that has none setup       attempt directory, page file, capture; manifest and prepare
+//   file, so that a destination can begin brownout    passes while the guest runs, until it
+//   converges and the destination is prepared blackout    the rest, device state, commit:
+//   everything durable switchover  SHUT(0), `completed`, released.N: from here the source host is
+//   free wait        (with a destination) until its running.N+1 is on the store; the source VMM is
+//   ended; then until resident
+//
+// Before SHUT(0) every failure ends with the guest running here as before. After it nothing
+// continues the guest directly: when the destination fails, the source competes for the next epoch
+// like anybody else (rule 5) and continues from the memory it holds.
+//
+// Thread rule: run() on one thread; the control server's thread calls request_abort(). Lifetime:
+// options are copied, the reporter and the clock outlive it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "pager/page_file_writer.h"
+#include "tools/pageferry/control_server.h"
+#include "tools/pageferry/destination_link.h"
+#include "tools/pageferry/hand_off.h"
+#include "tools/pageferry/options.h"
+#include "tools/pageferry/reporter.h"
+#include "tools/pageferry/source_vm.h"
+#include "transport/vm_lock.h"
+#include "vmstate/manifest.h"
+#include "vmstate/qemu_capture.h"
+
+namespace pageferry {
+
+class SourceMigration final : private CaptureObserver {
+ public:
+  // `destination` nullptr: `send`.
+  SourceMigration(SourceOptions options, CommonOptions common,
+                  const DestinationOptions* destination, Reporter& reporter, const Clock& clock);
+  ~SourceMigration() override;
+
+  ExitCode run();
+
+ private:
+  Result<void> open();
+  Result<void> open_epoch();
+  Result<void> setup();
+  Result<void> make_page_file();
+  Result<void> write_manifest(const nlohmann::json& machine);
+  Result<void> start_destination();
+  Result<void> blackout();
+  Result<void> commit_image();
+  Result<void> read_back_if_asked();
+  Result<std::uint64_t> guest_memory_bytes();
+  bool stop_before_shut();
+  Result<void> switchover();
+  Result<std::vector<DiskFile>> disks_now();
+  ExitCode fail_before_shut(const Error& error);
+  ExitCode after_release();
+  ExitCode wait_for_running();
+  ExitCode wait_for_resident();
+  ExitCode destination_failed(const Error& error);
+  ExitCode take_back();
+  Result<Claim> claim_for_source();
+  std::string timeout_text(const Error& cause) const;
+  void end_source();
+  ExitCode finish(ExitCode code);
+
+  Result<void> poll_destination();
+  Result<void> check_machines();
+  Result<std::string> request_abort();
+  void add_source_figures();
+  void add_destination_figures(const nlohmann::json& running);
+
+  // CaptureObserver
+  Verdict on_progress(const Progress& progress) override;
+  bool may_switch() override;
+  Verdict on_not_converging(const Progress& progress) override;
+
+  const SourceOptions options_;
+  const CommonOptions common_;
+  const DestinationOptions* const destination_options_;
+  Reporter& reporter_;
+  const Clock& clock_;
+  const Nanoseconds started_;
+
+  SourceVm vm_;
+  std::optional<VmLock> lock_;
+  CancelSignal stop_;  // gives up repeating a record: the guest stays paused then
+  std::unique_ptr<HandOff> hand_off_;
+  Epoch epoch_{0};
+  std::optional<Attempt> attempt_;
+  RandomId commit_id_;
+  std::unique_ptr<PageFileWriter> writer_;
+  std::unique_ptr<QemuCapture> capture_;
+  std::unique_ptr<DestinationLink> link_;
+  std::unique_ptr<ControlServer> control_;  // its thread uses what stands above: destroyed first
+  bool destination_prepared_ = false;
+  bool machines_compared_ = false;
+  std::optional<Error> destination_error_;
+  std::atomic<bool> abort_asked_{false};
+  bool timed_out_ = false;
+  bool told_not_converging_ = false;
+  nlohmann::json destination_machine_;
+  GuestState released_state_;
+  Nanoseconds released_at_{0};
+  nlohmann::json result_ = nlohmann::json::object();
+  nlohmann::json split_ = nlohmann::json::object();
+};
+
+}  // namespace pageferry

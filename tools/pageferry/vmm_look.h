@@ -1,0 +1,40 @@
+// VmmLook: one look at one VMM process of this host, for the hand-off rules: is it there, and what
+// is its guest doing. Finds the monitor of a QEMU that nobody told us about in its own command
+// line.
+//
+// Thread rule: one thread at a time. Lifetime: owns its connection.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "transport/hand_off_rules.h"
+#include "transport/os/clock.h"
+#include "transport/os/error.h"
+#include "vmstate/qmp_client.h"
+
+namespace pageferry {
+
+struct VmmLook {
+  VmmView view;
+  std::unique_ptr<QmpClient> qmp;  // null when the VMM is gone
+  std::string migration_status;    // query-migrate's, "" when there is none
+  bool waits_for_pages() const { return migration_status.starts_with("postcopy"); }
+};
+
+// Paths of unix sockets that serve QMP, from a QEMU's arguments (-qmp, -qmp-pretty, -mon with a
+// chardev), relative ones resolved against its working directory. Pure.
+std::vector<std::string> monitor_sockets_of(const std::vector<std::string>& argv,
+                                            const std::string& working_directory);
+
+// Looks at a process. state none when it is gone. Errors: busy (its monitor is held by another
+// client), vmm, and those of /proc. `preferred_socket` may be empty.
+Result<VmmLook> look_at_vmm(const ProcessIdentity& process, const std::string& preferred_socket,
+                            const Clock& clock);
+
+// query-status's words, as the rules see them.
+VmmState vmm_state_of(const std::string& qemu_status);
+
+}  // namespace pageferry
