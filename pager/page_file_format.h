@@ -142,7 +142,17 @@ struct DeltaBlock {
 Result<DeltaBlock> decode_delta_block(const PageFileHeader& header, std::uint32_t number,
                                       ConstFileBlock from);
 
-// An entry points to a block of the tail or the slots, inside the committed size.
+// An entry points to a block of the tail or the slots, inside the committed size, and has a version
+// that was given out.
+inline bool entry_is_sound(const PageFileHeader& header, const CommitRecord& record,
+                           const MapEntry& entry) {
+  const std::uint64_t block = entry.block();
+  const bool placed =
+      block >= header.tail_offset / kFileBlockBytes && block < record.file_bytes / kFileBlockBytes;
+  return (placed || (block == 0 && entry.is_zero())) && entry.version <= record.version_max &&
+         (entry.version != 0 || entry.location == 0);
+}
+// The same as an error that says what is wrong.
 Result<void> check_entry(const PageFileHeader& header, const CommitRecord& record, PageIndex page,
                          const MapEntry& entry);
 

@@ -130,6 +130,7 @@ Result<DeltaBlock> decode_delta_block(const PageFileHeader& header, std::uint32_
 
 Result<void> check_entry(const PageFileHeader& header, const CommitRecord& record, PageIndex page,
                          const MapEntry& entry) {
+  if (entry_is_sound(header, record, entry)) return {};
   const std::uint64_t block = entry.block();
   const std::uint64_t first = header.tail_offset / kFileBlockBytes;
   const std::uint64_t end = record.file_bytes / kFileBlockBytes;
@@ -138,11 +139,8 @@ Result<void> check_entry(const PageFileHeader& header, const CommitRecord& recor
     return page_file_corrupt(fmt::format("page {} is said to be in block {}, limit {}..{}",
                                          raw(page), block, first, end));
   }
-  if (entry.version > record.version_max || (entry.version == 0 && entry.location != 0)) {
-    return page_file_corrupt(fmt::format("page {} has version {}, limit 1..{}", raw(page),
-                                         entry.version, record.version_max));
-  }
-  return {};
+  return page_file_corrupt(fmt::format("page {} has version {}, limit 1..{}", raw(page),
+                                       entry.version, record.version_max));
 }
 
 std::uint32_t chain_crc(std::uint32_t chain, std::uint32_t block_crc) {
