@@ -18,7 +18,13 @@
 
 namespace pageferry {
 
+enum class LaunchKind : std::uint8_t {
+  qemu,   // argv is QEMU's: when the started process ends, the start has failed
+  shell,  // argv runs a command that starts QEMU; it may end successfully while QEMU goes on
+};
+
 struct QemuLaunch {
+  LaunchKind kind = LaunchKind::qemu;
   std::string executable;  // run with argv as given; empty = argv[0] looked up in PATH
   std::vector<std::string> argv;
   std::string working_directory;

@@ -1,7 +1,7 @@
 // RunDirectory: the place on this host for what belongs to one QEMU that we start: its monitor
-// sockets, its log, its pid file. <root>/<vm>/<run id>/, all 0700; the last level belongs to QEMU's
-// user. The root is /run/pageferry for root, $XDG_RUNTIME_DIR/pageferry for others, or what
-// --run-dir says.
+// sockets, its log, its pid file. <root>/<vm>/<run id>/: the last level is 0700 and belongs to
+// QEMU's user, the levels above are 0711, so that this user gets through but sees nothing. The root
+// is /run/pageferry for root, $XDG_RUNTIME_DIR/pageferry for others, or what --run-dir says.
 //
 // Nothing is followed or trusted that somebody else could have put there: each level must be a
 // directory of root's or ours that nobody else may write to.

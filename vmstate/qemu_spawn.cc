@@ -1,0 +1,172 @@
+// Start: exec, then try the monitor until it answers or the process has ended. Between two tries we
+// wait on the process (its pidfd), so an early death is seen at once and nothing is slept through.
+// End: quit, terminate, kill, each with its bound, each through the pidfd.
+#include "vmstate/qemu_spawn.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include "vmstate/qemu_child.h"
+
+namespace pageferry {
+namespace {
+
+constexpr std::size_t kLogLinesInError = 4;
+constexpr std::size_t kLogTailBytes = 8192;
+constexpr Milliseconds kRetryInterval{10};  // between two tries of a socket that is not there yet
+
+// True when the process has ended; false at the end of `wait`.
+bool has_ended(int pidfd, Milliseconds wait) {
+  const MonotonicClock clock;
+  const Deadline deadline = Deadline::after(clock, wait);
+  for (;;) {
+    pollfd entry{.fd = pidfd, .events = POLLIN, .revents = 0};
+    const int ready = ::poll(&entry, 1, deadline.poll_timeout_ms());
+    if (ready > 0) return true;
+    if (ready == 0 || deadline.passed()) return false;
+  }
+}
+
+Error with_log(Error error, const std::string& log_file) {
+  const std::string lines = last_lines_of(log_file, kLogLinesInError);
+  error.message +=
+      lines.empty() ? fmt::format(" (nothing in {})", log_file) : fmt::format(": {}", lines);
+  return error;
+}
+
+// Kills a start that failed, with all of its session that is left in its process group.
+void give_up(const StartedChild& child) {
+  ::kill(-child.pid, SIGKILL);  // the group is ours: it leads a session we made, and the pid is
+                                // held until we reap it
+  ::kill(child.pid, SIGKILL);
+  constexpr Milliseconds kDeathBound{5000};
+  has_ended(child.pidfd.get(), kDeathBound);
+  reap(child.pid);
+}
+
+// Waits a little before the monitor is tried again; fails if there is nothing left to wait for.
+Result<void> check_child(const StartedChild& child, LaunchKind kind) {
+  if (!has_ended(child.pidfd.get(), kRetryInterval)) return {};
+  const std::string how = how_it_ended(child.pid);
+  if (kind == LaunchKind::qemu || how != "exit status 0") {
+    return fail(
+        Errc::vmm,
+        fmt::format("{} ended at its start ({})",
+                    kind == LaunchKind::qemu ? "the destination's QEMU" : "the command", how));
+  }
+  ::poll(nullptr, 0,
+         static_cast<int>(kRetryInterval.count()));  // the shell is gone: only time is left
+  return {};
+}
+
+Result<RunningQemu> wait_for_monitor(const QemuLaunch& launch, const StartedChild& child,
+                                     Deadline deadline) {
+  for (;;) {
+    auto qmp = QmpClient::connect(launch.qmp_socket, deadline);
+    if (qmp) {
+      PF_ASSIGN(const ProcessIdentity identity, identify_process((*qmp)->peer().pid));
+      return RunningQemu{.identity = identity, .qmp = std::move(*qmp)};
+    }
+    const Errc code = qmp.error().code;
+    PF_TRY(check_child(child, launch.kind));
+    if (code != Errc::not_found && code != Errc::gone) return tl::make_unexpected(qmp.error());
+    if (deadline.passed()) {
+      return fail(
+          Errc::timeout,
+          fmt::format("the destination's QEMU opens no monitor at {} in time", launch.qmp_socket));
+    }
+  }
+}
+
+Result<bool> signal_and_wait(const UniqueFd& pidfd, int signal, Milliseconds bound) {
+  if (::syscall(SYS_pidfd_send_signal, pidfd.get(), signal, nullptr, 0) != 0) {
+    if (errno == ESRCH) return true;
+    return syscall_error("pidfd_send_signal", fmt::format("signal {}", signal));
+  }
+  return has_ended(pidfd.get(), bound);
+}
+
+}  // namespace
+
+Result<RunningQemu> start_qemu(const QemuLaunch& launch, Deadline deadline) {
+  PF_ASSIGN(const StartedChild child, start_detached(launch));
+  auto running = wait_for_monitor(launch, child, deadline);
+  if (running) {
+    reap(child.pid);  // a shell that has done its part
+    return running;
+  }
+  give_up(child);
+  return tl::make_unexpected(with_log(std::move(running.error()), launch.log_file));
+}
+
+Result<EndedBy> end_qemu(const ProcessIdentity& identity, QmpClient* qmp, const EndBounds& bounds) {
+  const auto pidfd = open_pidfd(identity);
+  if (!pidfd) {
+    if (pidfd.error().code != Errc::gone) return tl::make_unexpected(pidfd.error());
+    reap(identity.pid);
+    return EndedBy::was_gone;
+  }
+  const MonotonicClock clock;
+  if (qmp != nullptr && qmp->unbroken()) {
+    const Deadline until = Deadline::after(clock, bounds.after_quit);
+    const auto asked = qmp->execute("quit", nlohmann::json(), until);
+    const bool dying = asked || asked.error().code == Errc::gone;
+    if (dying && has_ended(pidfd->get(), Milliseconds(until.poll_timeout_ms()))) {
+      reap(identity.pid);
+      return EndedBy::quit;
+    }
+  }
+  PF_ASSIGN(const bool terminated, signal_and_wait(*pidfd, SIGTERM, bounds.after_terminate));
+  if (terminated) {
+    reap(identity.pid);
+    return EndedBy::terminate;
+  }
+  PF_ASSIGN(const bool killed, signal_and_wait(*pidfd, SIGKILL, bounds.after_kill));
+  if (!killed) {
+    return fail(Errc::timeout,
+                fmt::format("QEMU {} does not end {} ms after SIGKILL: it is stuck in the kernel",
+                            identity.pid, bounds.after_kill.count()));
+  }
+  reap(identity.pid);
+  return EndedBy::kill;
+}
+
+std::string last_lines_of(const std::string& log_file, std::size_t lines_max) {
+  const UniqueFd fd(::open(log_file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  struct stat status {};
+  if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return "";
+  std::array<char, kLogTailBytes> tail{};
+  const off_t begin = std::max<off_t>(0, status.st_size - static_cast<off_t>(tail.size()));
+  const ssize_t got = ::pread(fd.get(), tail.data(), tail.size(), begin);
+  if (got <= 0) return "";
+  std::string joined;
+  std::size_t lines = 0;
+  std::string_view text(tail.data(), static_cast<std::size_t>(got));
+  while (!text.empty() && lines < lines_max) {
+    const auto last = text.find_last_not_of("\r\n");
+    if (last == std::string_view::npos) break;
+    text = text.substr(0, last + 1);
+    const auto newline = text.rfind('\n');
+    const auto start = newline == std::string_view::npos ? 0 : newline + 1;
+    std::string line;
+    for (const char c : text.substr(start)) {
+      const auto byte = static_cast<unsigned char>(c);
+      line += byte < 0x20 || byte == 0x7f ? '?' : c;
+    }
+    joined = joined.empty() ? line : line + " | " + joined;
+    text = text.substr(0, start);
+    ++lines;
+  }
+  return joined;
+}
+
+}  // namespace pageferry
