@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "pager/page_file_verify.h"
 #include "transport/aio_file.h"
 
 namespace pageferry {
@@ -107,6 +108,18 @@ Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attemp
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kOpenBound);
   return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds);
+}
+
+Result<void> verify_attempt_pages(const Attempt& attempt) {
+  PF_ASSIGN(std::unique_ptr<AioFile> file,
+            AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+  PF_ASSIGN(const PageFileImage image,
+            PageFileImage::load(*file, PageFileReaderOptions{}.map_bytes_max, WaitBounds{}));
+  PF_ASSIGN(const VerifyReport report, verify_pages(*file, image, VerifyOptions{}, WaitBounds{},
+                                                    [](std::uint64_t, std::uint64_t) {}));
+  if (report.bad_pages == 0) return {};
+  return fail(Errc::corrupt, fmt::format("{} pages read back wrong; first: {}", report.bad_pages,
+                                         report.bad.empty() ? "" : report.bad.front()));
 }
 
 Result<void> check_commit(const PageFileReader& reader, const RandomId& commit) {

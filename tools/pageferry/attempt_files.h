@@ -39,6 +39,9 @@ Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt
 // Committed page files only.
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
                                                            const Clock& clock);
+// Reads every stored page of a committed page file back and proves it. corrupt: names the first bad
+// page.
+Result<void> verify_attempt_pages(const Attempt& attempt);
 // corrupt when the page file's commit is not the one that the release names.
 Result<void> check_commit(const PageFileReader& reader, const RandomId& commit);
 
