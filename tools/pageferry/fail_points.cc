@@ -1,6 +1,7 @@
 // A point does what it was told once per hit; there is no state to reset.
 #include "tools/pageferry/fail_points.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <signal.h>
@@ -10,6 +11,8 @@
 #include <algorithm>
 #include <chrono>
 #include <thread>
+
+#include "transport/os/fd.h"
 
 namespace pageferry {
 namespace {
@@ -55,6 +58,8 @@ Result<void> FailPoints::hit(std::string_view point) const {
   }
   if (action.starts_with(kWaitPrefix)) {
     const std::string path = action.substr(kWaitPrefix.size());
+    // Tells whoever arranged this that we are here.
+    const UniqueFd mark(::open((path + ".reached").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     struct stat status {};
     while (::stat(path.c_str(), &status) != 0) std::this_thread::sleep_for(kWaitPollInterval);
   }

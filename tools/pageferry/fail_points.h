@@ -6,7 +6,7 @@
 // Points are hit in order of the hand-off; their names are the phases of docs/failure-model.md.
 // Actions:
 //   kill    SIGKILL to this process          stop   SIGSTOP to this process (SIGCONT continues it)
-//   error   the step fails as if its I/O had          wait:PATH  waits until the file PATH exists
+//   error   the step fails as if its I/O had          wait:PATH  makes PATH.reached, waits until PATH exists
 //   (checked by inotify-free polling
 //           failed                                               of 10 ms; for scripts that arrange
 //           a race)

@@ -34,6 +34,15 @@ std::uint64_t tail_bytes_for(Milliseconds max_downtime, std::uint64_t guest_byte
   return bytes_of_pages(pages_of_bytes(std::clamp(wanted, kTailBytesMin, bound)));
 }
 
+std::string_view order_name(PrefetchOrder order) {
+  switch (order) {
+    case PrefetchOrder::none: return "none";
+    case PrefetchOrder::linear: return "linear";
+    case PrefetchOrder::hot: return "hot";
+  }
+  return "hot";
+}
+
 }  // namespace
 
 SourceMigration::SourceMigration(SourceOptions options, CommonOptions common,
@@ -75,16 +84,21 @@ Result<void> SourceMigration::open() {
     if (finding.severity == Severity::warning) reporter_.warning(finding.text);
   }
   if (has_refusal(findings)) return fail(Errc::unsupported, refusal_text(findings));
-  PF_ASSIGN(const StoreFacts store, check_store(options_.store));
-  if (!store.direct_io) {
-    reporter_.note(fmt::format("{} has no O_DIRECT ({}): working buffered", options_.store,
-                               store.file_system));
-  }
+  PF_TRY(check_the_store());
   PF_ASSIGN(control_, ControlServer::start(common_.run_dir + "/" + vm_.name + ".source.sock",
                                            [this] { return request_abort(); }));
   PF_ASSIGN(hand_off_,
             HandOff::open(options_.store, vm_.name, VmDirectory::IfMissing::create, stop_));
   return open_epoch();
+}
+
+Result<void> SourceMigration::check_the_store() {
+  const StoreReport store = check_store(options_.store);
+  if (!store.usable()) return fail(Errc::unsupported, store.refusal());
+  for (const StoreFinding& finding : store.findings) {
+    if (finding.severity == StoreSeverity::warning) reporter_.warning(finding.message);
+  }
+  return {};
 }
 
 // Rule 1: a running VM that has no epoch opens the next one under rule 2.
@@ -171,7 +185,7 @@ Result<void> SourceMigration::start_destination() {
                       {"name", vm_.name},
                       {"attempt", attempt_->name},
                       {"epoch", raw(epoch_)},
-                      {"prefetch", prefetch_order_name(wanted.order)},
+                      {"prefetch", order_name(wanted.order)},
                       {"keep", wanted.keep == KeepImage::yes},
                       {"incoming-command", wanted.incoming_command}});
 }

@@ -45,6 +45,7 @@ class SourceMigration final : private CaptureObserver {
 
  private:
   Result<void> open();
+  Result<void> check_the_store();
   Result<void> open_epoch();
   Result<void> setup();
   Result<void> make_page_file();
