@@ -147,14 +147,11 @@ Result<void> PageFileWriter::write_head() {
   std::vector<IoDone> done;
   PF_TRY(wait_for_completions(*file_, {&cancel_, Deadline::never()}, done));
   PF_TRY(std::move(done.front().outcome));
-  PF_ASSIGN(const std::uint64_t size, file_->size());
-  if (size < header_.slots_offset) {
-    // A file system that cannot reserve has not grown the file either.
-    PF_ASSIGN(const FileBlock last,
-              queue_->stage(WriteStream::append, header_.slots_offset - kFileBlockBytes,
-                            WriteQueue::Place::fresh));
-    std::fill(last.begin(), last.end(), std::byte{0});
-  }
+  // A file system that cannot reserve has not grown the file either; the map may be all that is ever written before.
+  PF_ASSIGN(const FileBlock last,
+            queue_->stage(WriteStream::append, header_.slots_offset - kFileBlockBytes,
+                          WriteQueue::Place::fresh));
+  std::fill(last.begin(), last.end(), std::byte{0});
   PF_ASSIGN(const FileBlock head,
             queue_->stage(WriteStream::append, kHeaderOffset, WriteQueue::Place::fresh));
   encode_header(header_, head);
