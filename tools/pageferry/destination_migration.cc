@@ -15,6 +15,7 @@
 namespace pageferry {
 namespace {
 
+constexpr std::size_t kLogLines = 4;
 constexpr Seconds kStartBound{60};
 constexpr Seconds kQueryBound{30};
 constexpr Seconds kLoadBound{60};
@@ -124,9 +125,7 @@ Result<void> DestinationMigration::load(Epoch epoch, const GuestState& state) {
   split_["load-devices"] = to_ms(clock_.now() - started);
   if (loaded) loaded = common_.fail_points.hit("destination.loaded");
   if (loaded || !claims_before_load()) return loaded;
-  // Rule 6: the epoch is ours and the guest never ran: end the VMM first, then say so.
-  discard();
-  PF_TRY(hand_off_.give_up(epoch, state));
+  PF_TRY(give_up(epoch, state, loaded.error()));
   return loaded;
 }
 
@@ -140,31 +139,52 @@ Result<TakeOver> DestinationMigration::take_over(Epoch epoch, const GuestState& 
   PF_TRY(open_image(state));
   if (!claims_before_load()) {
     PF_TRY(load(epoch, state));
-    return claim_and_run(epoch);
+    return claim_and_run(epoch, state);
   }
   PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_.identity));
   if (claim == Claim::lost) return lost_claim();
   PF_TRY(common_.fail_points.hit("destination.after-owner"));
   PF_TRY(load(epoch, state));
-  return run_claimed(epoch);
+  return run_claimed(epoch, state);
 }
 
-Result<TakeOver> DestinationMigration::claim_and_run(Epoch epoch) {
+Result<void> DestinationMigration::check_vmm_lives() const {
+  PF_ASSIGN(const bool alive, is_alive(vmm_.identity));
+  if (alive) return {};
+  return fail(Errc::gone, fmt::format("the destination's QEMU (pid {}) died: {}", vmm_.identity.pid,
+                                      last_lines_of(run_directory_ + "/qemu.log", kLogLines)));
+}
+
+Result<TakeOver> DestinationMigration::claim_and_run(Epoch epoch, const GuestState& state) {
+  PF_TRY(check_vmm_lives());
   const auto started = clock_.now();
   PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_.identity));
   split_["owner"] = to_ms(clock_.now() - started);
   if (claim == Claim::lost) return lost_claim();
   PF_TRY(common_.fail_points.hit("destination.after-owner"));
-  return run_claimed(epoch);
+  return run_claimed(epoch, state);
 }
 
-Result<TakeOver> DestinationMigration::run_claimed(Epoch epoch) {
+// The epoch is ours and the guest did not run: rule 6.
+Result<TakeOver> DestinationMigration::give_up(Epoch epoch, const GuestState& state, Error error) {
+  discard();
+  PF_TRY(hand_off_.give_up(epoch, state));
+  return tl::make_unexpected(std::move(error));
+}
+
+Result<TakeOver> DestinationMigration::run_claimed(Epoch epoch, const GuestState& state) {
+  if (auto lives = check_vmm_lives(); !lives) return give_up(epoch, state, lives.error());
   const auto started = clock_.now();
   // From here the guest may have run for all that others know: the VMM is not ended by us any more.
   ran_ = true;
   PF_TRY(hand_off_.run(epoch, vmm_.identity));
   split_["running"] = to_ms(clock_.now() - started);
   PF_TRY(common_.fail_points.hit("destination.after-running"));
+  // This life wrote running.N and has sent no `cont`: its VMM proved dead, the old image may be released again (rule 6).
+  if (auto lives = check_vmm_lives(); !lives) {
+    PF_TRY(hand_off_.release(epoch, state));
+    return tl::make_unexpected(lives.error());
+  }
   if (manifest_.run_state == GuestRunState::paused) return TakeOver::runs_here;
   PF_TRY(vmm_.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kLoadBound)));
   resumed_at_ = clock_.now();

@@ -79,8 +79,10 @@ class DestinationMigration {
   Result<void> start_vmm();
   Result<void> open_image(const GuestState& state);
   Result<void> load(Epoch epoch, const GuestState& state);
-  Result<TakeOver> claim_and_run(Epoch epoch);
-  Result<TakeOver> run_claimed(Epoch epoch);
+  Result<void> check_vmm_lives() const;
+  Result<TakeOver> claim_and_run(Epoch epoch, const GuestState& state);
+  Result<TakeOver> run_claimed(Epoch epoch, const GuestState& state);
+  Result<TakeOver> give_up(Epoch epoch, const GuestState& state, Error error);
   Result<TakeOver> lost_claim();
   bool claims_before_load() const;
 

@@ -108,6 +108,10 @@ Result<Recovery::Verdict> Recovery::one_round() {
   }
   std::stable_partition(looks.begin(), looks.end(), is_named);
   const bool named_lives = !looks.empty() && is_named(looks.front());
+  if (named_lives && looks.front().view.state == VmmState::running) {
+    PF_TRY(end_stale(looks, snapshot));
+    return serve(looks.front(), snapshot);
+  }
   for (VmmLook& look : looks) {
     if (look.view.state == VmmState::running) return serve(look, snapshot);
     const Decision decision = decide(look.view, snapshot, hand_off_->host(), memory);
@@ -120,6 +124,18 @@ Result<Recovery::Verdict> Recovery::one_round() {
   }
   const Decision decision = decide(VmmView{}, snapshot, hand_off_->host(), memory);
   return act(decision, nullptr, snapshot);
+}
+
+// The guest runs in the first of these; what the rules call stale among the others is ended.
+Result<void> Recovery::end_stale(std::vector<VmmLook>& looks, const OwnershipSnapshot& snapshot) {
+  for (std::size_t i = 1; i < looks.size(); ++i) {
+    const Decision decision = decide(looks[i].view, snapshot, hand_off_->host(), ToolMemory{});
+    if (decision.action != Action::end_vmm) continue;
+    reporter_.note(
+        fmt::format("ending QEMU pid {}: {}", looks[i].view.process->pid, decision.reason));
+    PF_TRY(end_vmm(looks[i]));
+  }
+  return {};
 }
 
 Result<Recovery::Verdict> Recovery::act(const Decision& decision, VmmLook* vmm,

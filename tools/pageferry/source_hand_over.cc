@@ -11,6 +11,9 @@
 #include "vmstate/run_directory.h"
 
 namespace pageferry {
+
+using nlohmann::json_literals::operator""_json_pointer;
+
 namespace {
 
 constexpr Seconds kQueryBound{30};
@@ -25,13 +28,13 @@ std::int64_t to_ms(Nanoseconds duration) {
 Result<void> SourceMigration::switchover() {
   const auto started = clock_.now();
   PF_TRY(capture_->commit_source());
+  GuestState state;
+  state.disks = disks_;
+  state.memory = StoppedVmm{hand_off_->host(), vm_.process.identity};
+  // Only an event stream that was unbroken up to `completed` proves that it belongs to our image.
+  if (vm_.qmp->unbroken()) state.image = ImageRef{attempt_->name, commit_id_};
   split_["shut"] = to_ms(clock_.now() - started);
   PF_TRY(common_.fail_points.hit("source.after-shut"));
-  GuestState state;
-  PF_ASSIGN(state.disks, disks_now());
-  state.memory = StoppedVmm{hand_off_->host(), vm_.process.identity};
-  // Only an unbroken event stream proves that this `completed` belongs to our image.
-  if (vm_.qmp->unbroken()) state.image = ImageRef{attempt_->name, commit_id_};
   const auto before = clock_.now();
   PF_TRY(hand_off_->release(epoch_, state));
   released_at_ = clock_.now();
@@ -39,11 +42,6 @@ Result<void> SourceMigration::switchover() {
   split_["release"] = to_ms(released_at_ - before);
   result_["eviction-time"] = to_ms(released_at_ - started_);
   return common_.fail_points.hit("source.after-release");
-}
-
-Result<std::vector<DiskFile>> SourceMigration::disks_now() {
-  PF_ASSIGN(const auto paths, writable_disk_files(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
-  return stat_disks(paths);
 }
 
 ExitCode SourceMigration::after_release() {
@@ -160,8 +158,17 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   command.common.fail_points = FailPoints();
   command.destination = *destination_options_;
   command.destination.name = vm_.name;
+  // Its monitor connections are its own; ours would stand in the way.
+  capture_.reset();
+  vm_.qmp.reset();
   Recovery recovery(command, reporter_, clock_);
-  return finish(recovery.run_to_the_end());
+  const ExitCode code = recovery.run_to_the_end();
+  for (const auto& [key, value] : recovery.result().items()) result_[key] = value;
+  const bool runs_at_source =
+      recovery.result().value("/destination/pid"_json_pointer, 0) == vm_.process.identity.pid;
+  if (code == ExitCode::done && runs_at_source) return finish(ExitCode::failed);
+  if (code == ExitCode::done) end_source();
+  return finish(code);
 }
 
 // Rule 5: the source continues only as the winner of the next epoch, from the memory it still

@@ -36,9 +36,12 @@ std::uint64_t tail_bytes_for(Milliseconds max_downtime, std::uint64_t guest_byte
 
 std::string_view order_name(PrefetchOrder order) {
   switch (order) {
-    case PrefetchOrder::none: return "none";
-    case PrefetchOrder::linear: return "linear";
-    case PrefetchOrder::hot: return "hot";
+    case PrefetchOrder::none:
+      return "none";
+    case PrefetchOrder::linear:
+      return "linear";
+    case PrefetchOrder::hot:
+      return "hot";
   }
   return "hot";
 }
@@ -282,6 +285,7 @@ Result<void> SourceMigration::blackout() {
   PF_TRY(common_.fail_points.hit("source.blackout"));
   PF_TRY(capture_->run_blackout());
   const auto state_complete = clock_.now();
+  PF_TRY(note_disks());
   PF_TRY(commit_image());
   split_["commit"] = to_ms(clock_.now() - state_complete);
   if (!link_) {
@@ -292,6 +296,13 @@ Result<void> SourceMigration::blackout() {
     timed_out_ = true;
     return fail(Errc::timeout, "the blackout lasted longer than --blackout-limit");
   }
+  return {};
+}
+
+// QEMU has inactivated the images by now: nothing changes them until somebody runs the guest again.
+Result<void> SourceMigration::note_disks() {
+  PF_ASSIGN(const auto paths, writable_disk_files(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
+  PF_ASSIGN(disks_, stat_disks(paths));
   return {};
 }
 
@@ -346,6 +357,9 @@ ExitCode SourceMigration::fail_before_shut(const Error& error) {
       reporter_.warning(removed.error().message);
     }
   }
+  // What it ran in is dead, and nothing was released: nobody may continue it.
+  const auto vmm_lives = is_alive(vm_.process.identity);
+  if (vmm_lives && !*vmm_lives) return finish(ExitCode::state_lost);
   if (!undone) return finish(ExitCode::recoverable);
   if (timed_out_) return finish(ExitCode::timed_out);
   return finish(abort_asked_ ? ExitCode::aborted : ExitCode::failed);

@@ -57,7 +57,7 @@ class SourceMigration final : private CaptureObserver {
   Result<std::uint64_t> guest_memory_bytes();
   bool stop_before_shut();
   Result<void> switchover();
-  Result<std::vector<DiskFile>> disks_now();
+  Result<void> note_disks();
   ExitCode fail_before_shut(const Error& error);
   ExitCode after_release();
   ExitCode wait_for_running();
@@ -106,6 +106,7 @@ class SourceMigration final : private CaptureObserver {
   bool told_not_converging_ = false;
   nlohmann::json destination_machine_;
   GuestState released_state_;
+  std::vector<DiskFile> disks_;  // as they were once the guest was stopped and its images inactive
   Nanoseconds released_at_{0};
   nlohmann::json result_ = nlohmann::json::object();
   nlohmann::json split_ = nlohmann::json::object();
