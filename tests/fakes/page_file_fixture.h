@@ -62,6 +62,8 @@ inline PageFileReaderOptions small_reader_options() {
   options.read_bytes_max = std::size_t{64} << 10;
   options.demand_slots = 8;
   options.prefetch_slots = 4;
+  options.attempts = 2;
+  options.retry_delay = Milliseconds(0);
   return options;
 }
 
