@@ -1,0 +1,108 @@
+// The command line: what is accepted, what is refused, and that CLI11's exit codes never get out.
+#include "tools/pageferry/options.h"
+
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+#include <vector>
+
+namespace pageferry {
+namespace {
+
+tl::expected<Command, UsageAnswer> parse(std::initializer_list<const char*> words) {
+  std::vector<const char*> argv = {"pageferry"};
+  argv.insert(argv.end(), words);
+  return parse_command_line(static_cast<int>(argv.size()), argv.data());
+}
+
+MigrateCommand migrate_with(std::initializer_list<const char*> more) {
+  std::vector<const char*> argv = {"pageferry", "migrate", "qemu:/q", "--store",
+                                   "/s",        "--to",    "local"};
+  argv.insert(argv.end(), more);
+  auto command = parse_command_line(static_cast<int>(argv.size()), argv.data());
+  EXPECT_TRUE(command) << command.error().text;
+  return command ? std::get<MigrateCommand>(*command) : MigrateCommand{};
+}
+
+TEST(Options, MigrateNeedsTheFormOfTheVm) {
+  auto command = parse({"migrate", "/run/qmp", "--store", "/s", "--to", "local"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+  EXPECT_NE(command.error().text.find("qemu:QMP_SOCKET"), std::string::npos);
+}
+
+TEST(Options, MigrateTakesTheSocketOutOfTheVm) {
+  EXPECT_EQ(migrate_with({}).source.vm_socket, "/q");
+}
+
+TEST(Options, BandwidthIsInMebibytes) {
+  EXPECT_EQ(migrate_with({"--bandwidth", "3"}).source.bandwidth_bytes_per_s, 3U << 20);
+}
+
+TEST(Options, DowntimeIsInMilliseconds) {
+  EXPECT_EQ(migrate_with({"--max-downtime", "45"}).source.max_downtime, Milliseconds(45));
+}
+
+TEST(Options, TimeoutIsAbsentUnlessGiven) {
+  EXPECT_FALSE(migrate_with({}).source.timeout);
+}
+
+TEST(Options, TimeoutActionSwitchIsUnderstood) {
+  EXPECT_EQ(migrate_with({"--timeout-action", "switch"}).source.timeout_action,
+            TimeoutAction::switch_now);
+}
+
+TEST(Options, UnknownTimeoutActionIsUsage) {
+  auto command = parse(
+      {"migrate", "qemu:/q", "--store", "/s", "--to", "local", "--timeout-action", "suspend"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+}
+
+TEST(Options, UnknownFlagIsUsageAndNotCli11sCode) {
+  auto command = parse({"send", "qemu:/q", "--store", "/s", "--frobnicate"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+}
+
+TEST(Options, MissingSubcommandIsUsage) {
+  auto command = parse({});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+}
+
+TEST(Options, HelpIsNoError) {
+  auto command = parse({"--help"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::done);
+}
+
+TEST(Options, NameMayNotLeaveTheStore) {
+  EXPECT_FALSE(parse({"receive", "--store", "/s", "--name", "../other"}));
+  EXPECT_FALSE(parse({"receive", "--store", "/s", "--name", ".hidden"}));
+}
+
+TEST(Options, RunDirMustBeAbsolute) {
+  EXPECT_FALSE(parse({"receive", "--store", "/s", "--name", "vm", "--run-dir", "here"}));
+}
+
+TEST(Options, DestinationOtherThanLocalIsRefusedWithItsName) {
+  auto command = parse({"migrate", "qemu:/q", "--store", "/s", "--to", "ssh:other"});
+  ASSERT_FALSE(command);
+  EXPECT_NE(command.error().text.find("ssh:other"), std::string::npos);
+}
+
+TEST(Options, JsonAndQuietExcludeEachOther) {
+  EXPECT_FALSE(parse({"status", "--store", "/s", "--name", "vm", "--json", "--quiet"}));
+}
+
+TEST(Options, PrefetchOrderIsUnderstood) {
+  EXPECT_EQ(migrate_with({"--prefetch", "linear"}).destination.order, PrefetchOrder::linear);
+}
+
+TEST(Options, KeepSourceKeepsIt) {
+  EXPECT_EQ(migrate_with({"--keep-source"}).source.source_end, SourceEnd::keep);
+}
+
+}  // namespace
+}  // namespace pageferry
