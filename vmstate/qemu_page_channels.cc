@@ -103,7 +103,9 @@ Result<void> QemuPageChannels::begin_pages() {
 
 QemuPageChannels::Channel& QemuPageChannels::channel_for(PageChannel channel) {
   PF_CHECK(!ended_);
-  if (channel == PageChannel::urgent && urgent_.fd.valid()) return urgent_;
+  Channel& out = channel == PageChannel::urgent && urgent_.fd.valid() ? urgent_ : main_;
+  out.full = false;
+  if (&out == &urgent_) return out;
   if (!part_open_) {
     qemu_stream::append_part_begin(main_.pending);
     part_open_ = true;
@@ -186,6 +188,7 @@ Result<std::uint64_t> QemuPageChannels::send_batch(Channel& channel, const Batch
 
 // True when nothing is pending any more.
 Result<bool> QemuPageChannels::flush_channel(Channel& channel) {
+  if (channel.pending.empty()) return true;  // `full` stays: a put that found no room waits for it
   channel.full = false;
   while (!channel.pending.empty()) {
     const ssize_t sent = ::send(channel.fd.get(), channel.pending.data(), channel.pending.size(),

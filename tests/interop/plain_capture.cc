@@ -25,7 +25,9 @@ class PassCounter final : public PageSink, public qemu_stream::StreamEvents {
   explicit PassCounter(PageSink& sink) : sink_(&sink) {}
 
   Result<void> on_ping(std::uint32_t) override { return {}; }
-  Result<void> on_setup_complete(const QemuState&) override { return {}; }
+  Result<void> on_setup_complete(const QemuState& state) override {
+    return sink_->begin(state.layout);
+  }
   void on_ram_end() override {}
 
   Result<void> begin(const MemoryLayout& layout) override { return sink_->begin(layout); }

@@ -14,11 +14,12 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "interop/plain_capture.h"
 #include "pager/page_file_reader.h"
@@ -58,10 +59,13 @@ Result<UniqueFd> open_directory(const std::string& path) {
 }
 
 Result<QemuState> read_state(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  if (error) return fail(Errc::not_found, path + ": " + error.message());
+  std::vector<char> text(size);
   std::ifstream in(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in) return fail(Errc::not_found, path);
-  return decode_qemu_state(std::as_bytes(std::span(text.data(), text.size())));
+  if (!in.read(text.data(), static_cast<std::streamsize>(size))) return fail(Errc::io, path);
+  return decode_qemu_state(std::as_bytes(std::span(text)));
 }
 
 Result<std::unique_ptr<PageFileReader>> open_pages(const std::string& path) {
