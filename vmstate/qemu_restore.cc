@@ -27,6 +27,8 @@ namespace {
 using nlohmann::json;
 
 constexpr int kQemu71 = 70100;  // postcopy-preempt exists
+constexpr int kQemu80 =
+    80000;  // takes the urgent channel of a recovery late; before: waits for it first
 constexpr int kQemu91 = 90100;  // migrate-incoming takes exit-on-error
 constexpr std::uint32_t kPreparedPing = 2;
 constexpr Milliseconds kStopBound{5000};
@@ -301,6 +303,7 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
   PF_TRY(qmp_->execute("migrate-recover", {{"uri", "unix:" + options_.channel_socket_path}},
                        deadline));
   PF_ASSIGN(channels_, QemuPageChannels::connect(options_.channel_socket_path, layout_));
+  if (preempt() && qmp_->qemu_version() < kQemu80) PF_TRY(channels_->connect_urgent());
   return_path_.emplace(channels_->main_fd(), layout_);
   auto sent = ask_what_is_there(deadline);
   if (!sent) return explain(std::move(sent).error(), deadline);
@@ -330,7 +333,7 @@ Result<SentMap> RealQemuRestore::ask_what_is_there(Deadline deadline) {
 }
 
 Result<void> RealQemuRestore::resume(Deadline deadline) {
-  if (preempt()) PF_TRY(channels_->connect_urgent());
+  if (preempt() && qmp_->qemu_version() >= kQemu80) PF_TRY(channels_->connect_urgent());
   ByteBuffer bytes;
   qemu_stream::append_postcopy_resume(bytes);
   PF_TRY(channels_->write(bytes, deadline));

@@ -21,11 +21,11 @@
 #include <thread>
 #include <vector>
 
-#include "interop/plain_capture.h"
 #include "pager/page_file_reader.h"
 #include "pager/page_file_writer.h"
 #include "transport/aio_file.h"
 #include "vmstate/device_state.h"
+#include "vmstate/qemu_capture.h"
 #include "vmstate/qemu_restore.h"
 #include "vmstate/qmp_client.h"
 
@@ -86,15 +86,27 @@ void print_stats(const QemuRestore& restore) {
   std::fflush(stdout);
 }
 
+class SwitchesSoon final : public CaptureObserver {
+ public:
+  Verdict on_progress(const Progress&) override { return Verdict::go_on; }
+  bool may_switch() override { return true; }
+  Verdict on_not_converging(const Progress&) override { return Verdict::switch_now; }
+};
+
 Result<void> capture(const Arguments& arguments) {
   PF_ASSIGN(const auto qmp, QmpClient::connect(arguments.qmp, Deadline::after(kClock, kBound)));
   PF_ASSIGN(const UniqueFd directory, open_directory(arguments.directory));
   PF_ASSIGN(auto file, AioFile::create(directory.get(), "pages", arguments.directory, {}));
   PF_ASSIGN(const auto ids, PageFileIds::random());
   PF_ASSIGN(const auto writer, PageFileWriter::make(std::move(file), ids, {}, kClock));
-  PF_ASSIGN(const QemuState state, testing_support::plain_capture(*qmp, *writer));
+  SwitchesSoon observer;
+  PF_ASSIGN(const auto capture, QemuCapture::create(*qmp, *writer, observer, {}));
+  PF_TRY(capture->start());
+  PF_TRY(capture->run_brownout());
+  PF_TRY(capture->run_blackout());
   PF_TRY(writer->finish_and_commit());
-  const auto bytes = encode_qemu_state(state);
+  PF_TRY(capture->commit_source());
+  const auto bytes = encode_qemu_state(capture->state());
   std::ofstream out(arguments.directory + "/state", std::ios::binary);
   out.write(reinterpret_cast<const char*>(bytes.data()),
             static_cast<std::streamsize>(bytes.size()));
