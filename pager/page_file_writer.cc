@@ -45,6 +45,10 @@ constexpr unsigned kMapChangesDense = kDeltaEntriesPerBlock;
 // page.
 constexpr Nanoseconds kThrottleBurst = Milliseconds(5);
 
+std::uint64_t section_aligned(std::uint64_t bytes) {
+  return (bytes + kSectionAlignmentBytes - 1) / kSectionAlignmentBytes * kSectionAlignmentBytes;
+}
+
 void add(std::atomic<std::uint64_t>& counter, std::uint64_t amount) {
   counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
 }
@@ -272,10 +276,10 @@ Result<FileBlock> PageFileWriter::place_in_tail(MapEntry& entry) {
   if (tail_next_ == tail_end_) {
     // Full: go on behind the slots, one step at a time, so that the file still grows in order.
     const std::uint64_t from = std::max(tail_next_, header_.slots_offset + bytes_of_pages(slots_));
-    tail_next_ =
-        (from + kSectionAlignmentBytes - 1) / kSectionAlignmentBytes * kSectionAlignmentBytes;
-    tail_end_ = tail_next_ + kReserveStepBytes;
-    PF_TRY(queue_->allocate(tail_next_, kReserveStepBytes));
+    tail_next_ = section_aligned(from);
+    const std::uint64_t step = std::min(kReserveStepBytes, section_aligned(layout_.bytes()));
+    tail_end_ = tail_next_ + step;
+    PF_TRY(queue_->allocate(tail_next_, step));
   }
   PF_ASSIGN(const FileBlock block,
             queue_->stage(WriteStream::append, tail_next_, WriteQueue::Place::fresh));
