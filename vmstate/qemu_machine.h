@@ -26,6 +26,9 @@ Result<nlohmann::json> describe_machine(QmpClient& qmp, Deadline deadline);
 // The versioned type ("pc-q35-7.2") alone.
 Result<std::string> query_machine_type(QmpClient& qmp, Deadline deadline);
 
+// The devices that were asked for, by option or at run time: [{"id" (if any), "path", "type", "hotplugged", "properties"}].
+Result<nlohmann::json> query_devices(QmpClient& qmp, Deadline deadline);
+
 // Differences that matter to the guest, in plain words, "source has ..., destination has ...".
 // Empty = the destination may take the guest. Both arguments come from describe_machine() or a
 // manifest; a malformed one is a difference.

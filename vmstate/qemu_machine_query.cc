@@ -321,6 +321,10 @@ Result<std::string> query_machine_type(QmpClient& qmp, Deadline deadline) {
                                              type));
 }
 
+Result<json> query_devices(QmpClient& qmp, Deadline deadline) {
+  return MachineQuery(qmp, deadline).devices();
+}
+
 Result<json> describe_machine(QmpClient& qmp, Deadline deadline) try {
   MachineQuery query(qmp, deadline);
   json machine = json::object();

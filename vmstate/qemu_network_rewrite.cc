@@ -47,6 +47,7 @@ Result<void> rewrite_kind(const CommandLineOption& option, const std::string& ki
   }
   if (kind == "dgram") return rewrite_socket_pair(option, "local", value, rewrite);
   if (kind == "vhost-vdpa") return refuse_option(option, "a vDPA device cannot be taken along");
+  if (kind == "vhost-user") return refuse_option(option, "its back-end process serves one QEMU");
   if (!rewrite.same_host()) return {};
   if (kind == "tap" && value.has("ifname")) {
     return refuse_option(option, fmt::format("interface {} belongs to the source until that ends",

@@ -332,6 +332,7 @@ INSTANTIATE_TEST_SUITE_P(
         RefusalCase{R"(-netdev {"type":"tap","fds":"27:28","id":"n"})", "descriptor number", true},
         RefusalCase{"-netdev stream,id=n,addr.type=fd,addr.str=5", "descriptor number", true},
         RefusalCase{"-netdev vhost-vdpa,id=n,vhostdev=/dev/vhost-vdpa-0", "vDPA", true},
+        RefusalCase{"-netdev vhost-user,id=n,chardev=c", "serves one QEMU", true},
         RefusalCase{"-chroot /var/empty", "only root", true},
         RefusalCase{"-run-with chroot=/x", "only root", true},
         RefusalCase{"-preconfig", "x-exit-preconfig", true},
