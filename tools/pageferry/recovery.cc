@@ -291,7 +291,8 @@ Result<Recovery::Verdict> Recovery::load_and_run(const Decision& decision) {
   }
   PF_TRY(migration_->finish(
       [this](const nlohmann::json& progress) { reporter_.progress("page-in", progress); }));
-  for (const auto& [key, value] : migration_->restore_json().items()) result_[key] = value;
+  const nlohmann::json figures = migration_->restore_json();
+  for (const auto& [key, value] : figures.items()) result_[key] = value;
   return Verdict{Round::finished, ExitCode::done};
 }
 

@@ -81,10 +81,8 @@ void SourceMigration::add_destination_figures(const nlohmann::json& running) {
   result_["destination"] = running.value("destination", nlohmann::json::object());
   const CaptureStats stats = capture_->stats();
   const Nanoseconds resumed(running.value("resumed-at-ns", std::int64_t{0}));
-  for (const auto& [name, value] :
-       running.value("downtime-split", nlohmann::json::object()).items()) {
-    split_[name] = value;
-  }
+  const nlohmann::json theirs = running.value("downtime-split", nlohmann::json::object());
+  for (const auto& [name, value] : theirs.items()) split_[name] = value;
   // Both clocks are this host's (--to local): STOP event to the answer of `cont`.
   if (stats.guest_was_running && resumed > stats.stopped_at) {
     result_["downtime"] = to_ms(resumed - stats.stopped_at);
