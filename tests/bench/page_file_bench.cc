@@ -1,11 +1,10 @@
-// How fast pages get into and out of a page file, beside what the store can do raw; each ratio
-// within one run.
+// How fast pages get into and out of a page file, beside what the store can do raw; each ratio within one run.
 //
-//   page_file_bench DIR [MIB [ROUNDS]]
+//   page_file_bench DIR [MIB [ROUNDS [own-thread]]]
 //
-// DIR lies on the store to be measured, MIB is the size of the guest. Each round writes and reads
-// MIB of raw O_DIRECT data and a page file of MIB, in turn, then a blackout of scattered pages;
-// medians and ranges are printed.
+// DIR lies on the store to be measured, MIB is the size of the guest. Each round writes and reads MIB of raw O_DIRECT data
+// and a page file of MIB, in turn, then a blackout of scattered pages; medians and ranges are printed. With own-thread the
+// writer's file is a ThreadedFile, as in a migration.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -19,12 +18,14 @@
 #include "pager/page_file_writer.h"
 #include "transport/aio_file.h"
 #include "transport/storage_wait.h"
+#include "transport/threaded_file.h"
 
 namespace pageferry {
 namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::size_t kRawBytes = kMiB;
+constexpr std::size_t kRawReadBytes = kMiB / 4;  // as the page file reader's
 constexpr unsigned kRawInFlight = 8;
 constexpr std::uint64_t kBlackoutPages = 16384;  // 64 MiB
 
@@ -47,6 +48,7 @@ T must(Result<T> result) {
 }
 
 enum class Direction { write, read };
+enum class Threads { one, own_for_the_store };
 
 double raw_gb_per_s(AioFile& file, IoBufferPool& pool, std::uint64_t bytes, Direction direction) {
   std::vector<IoDone> done;
@@ -54,15 +56,16 @@ double raw_gb_per_s(AioFile& file, IoBufferPool& pool, std::uint64_t bytes, Dire
   for (unsigned i = 0; i < kRawInFlight; ++i) buffers.push_back(pool.take());
   std::vector<std::size_t> idle;
   for (std::size_t i = 0; i < buffers.size(); ++i) idle.push_back(i);
+  const std::size_t piece = direction == Direction::write ? kRawBytes : kRawReadBytes;
   const Nanoseconds start = MonotonicClock().now();
   for (std::uint64_t at = 0; at < bytes || file.in_flight() > 0;) {
     while (at < bytes && !idle.empty()) {
-      const std::span<std::byte> to = buffers[idle.back()].bytes();
+      const std::span<std::byte> to = buffers[idle.back()].bytes().first(piece);
       must(direction == Direction::write
                ? file.submit_write(to, at, idle.back(), IoPriority::normal)
                : file.submit_read(to, at, idle.back(), IoPriority::normal));
       idle.pop_back();
-      at += kRawBytes;
+      at += piece;
     }
     done.clear();
     must(wait_for_completions(file, {}, done));
@@ -81,8 +84,9 @@ struct Round {
 
 class Bench {
  public:
-  Bench(std::string directory, std::uint64_t bytes)
-      : directory_(std::move(directory)),
+  Bench(std::string directory, std::uint64_t bytes, Threads threads)
+      : threads_(threads),
+        directory_(std::move(directory)),
         bytes_(bytes),
         fd_(::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
     guest_ = must(AlignedMemory::map(bytes));
@@ -120,9 +124,7 @@ class Bench {
     ::unlinkat(fd_.get(), "pages", 0);
     const MonotonicClock clock;
     const std::uint64_t pages = pages_of_bytes(bytes_);
-    auto writer =
-        must(PageFileWriter::make(must(AioFile::create(fd_.get(), "pages", directory_, {})),
-                                  must(PageFileIds::random()), {}, clock));
+    auto writer = must(PageFileWriter::make(new_file(), must(PageFileIds::random()), {}, clock));
     RamBlock block;
     block.name = "pc.ram";
     block.length_bytes = bytes_;
@@ -173,6 +175,13 @@ class Bench {
     round.read = static_cast<double>(bytes_) / 1e9 / seconds_since(start);
   }
 
+  std::unique_ptr<StorageFile> new_file() {
+    std::unique_ptr<StorageFile> file = must(AioFile::create(fd_.get(), "pages", directory_, {}));
+    if (threads_ == Threads::one) return file;
+    return must(ThreadedFile::over(std::move(file), Seconds(2)));
+  }
+
+  Threads threads_;
   std::string directory_;
   std::uint64_t bytes_;
   UniqueFd fd_;
@@ -193,12 +202,12 @@ void print(Samples samples) {
 int main(int argc, char** argv) {
   using namespace pageferry;
   if (argc < 2) {
-    fmt::print(stderr, "usage: {} DIR [MIB [ROUNDS]]\n", argv[0]);
+    fmt::print(stderr, "usage: {} DIR [MIB [ROUNDS [own-thread]]]\n", argv[0]);
     return 2;
   }
   const std::uint64_t mib = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1024;
   const int rounds = argc > 3 ? std::atoi(argv[3]) : 5;
-  Bench bench(argv[1], mib * kMiB);
+  Bench bench(argv[1], mib * kMiB, argc > 4 ? Threads::own_for_the_store : Threads::one);
   Samples rows[] = {{"raw write, GB/s", {}},
                     {"put_page of a full guest, GB/s", {}},
                     {"  share of raw", {}},
