@@ -127,7 +127,7 @@ Result<Header> get_header(View bytes) {
   PF_TRY(check_limit("number of RAM blocks", header.blocks, 1, kBlocksMax));
   PF_TRY(check_limit("RAM block table length", header.block_table_bytes, 1,
                      kBlocksMax * (kBlockFixedBytes + kBlockNameBytesMax)));
-  PF_TRY(check_limit("device state length", header.device_bytes, 1, kDeviceStateBytesMax));
+  PF_TRY(check_limit("device state length", header.device_bytes, 0, kDeviceStateBytesMax));
   PF_TRY(check_limit("description length", header.vmdesc_bytes, 0, kVmdescBytesMax));
   const auto file_bytes = get_le<std::uint64_t>(bytes, 48);
   if (file_bytes != header.file_bytes() || file_bytes != bytes.size()) {

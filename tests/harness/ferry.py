@@ -142,4 +142,4 @@ def migrate(guest, store, *options, timeout_s=300):
 
 
 def run_directory(guest):
-    return guest.directory / "pageferry"
+    return guest.directory / "pf"

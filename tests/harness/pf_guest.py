@@ -197,7 +197,7 @@ class Guest:
         for child in self._children:
             child.wait()
         self.follower.close()
-        for run_directory in (*self.directory.glob("run*"), self.directory / "pageferry"):
+        for run_directory in (*self.directory.glob("run*"), self.directory / "pf"):
             shutil.rmtree(run_directory, ignore_errors=True)
 
     # --- the guest -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def left_over(guest, store):
     return (
         leftovers.stray_qemus(guest.uuid, guest.pid)
         + leftovers.stray_tools(store, directory)
-        + leftovers.dead_sockets(guest.directory / "pageferry")
+        + leftovers.dead_sockets(guest.directory / "pf")
         + leftovers.large_files(store)
         + leftovers.temporary_files(store)
     )

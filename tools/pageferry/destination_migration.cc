@@ -63,7 +63,7 @@ Result<DestinationCommand> DestinationMigration::make_command() {
 }
 
 Result<void> DestinationMigration::start_vmm() {
-  constexpr std::size_t kRunIdChars = 12;
+  constexpr std::size_t kRunIdChars = 8;
   PF_ASSIGN(const RandomId id, RandomId::make());
   const RunDirectoryOwner owner{manifest_.source.uid, manifest_.source.gid};
   PF_ASSIGN(run_directory_, make_run_directory(common_.run_dir, options_.name,
@@ -113,6 +113,9 @@ Result<void> DestinationMigration::open_image(const GuestState& state) {
   PF_CHECK(state.image.has_value());
   PF_TRY(check_disks_unchanged(state.disks));
   PF_ASSIGN(state_, read_attempt_state(*attempt_, kStateFileName));
+  if (state_.device_sections.empty()) {
+    return fail(Errc::corrupt, fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
+  }
   PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_));
   PF_TRY(check_commit(*reader_, state.image->commit));
   split_["open-image"] = to_ms(clock_.now() - started);

@@ -120,7 +120,7 @@ TEST(DeviceStateTest, OversizeFieldsAreRefusedByName) {
   EXPECT_EQ(error_of(with_header_field(good, 20, 1025)).message,
             "state file: number of RAM blocks is 1025, must be 1 to 1024");
   EXPECT_EQ(error_of(with_header_field(good, 36, 1)).message,
-            "state file: device state length is 4294967305, must be 1 to 268435456");
+            "state file: device state length is 4294967305, must be 0 to 268435456");
   EXPECT_EQ(error_of(with_header_field(good, 44, 0x10000000)).code, Errc::corrupt);
 }
 
