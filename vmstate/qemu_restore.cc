@@ -94,6 +94,7 @@ class RealQemuRestore final : public QemuRestore {
   Result<void> start_loop(PageSupply& supply, SentMap sent);
   Result<void> wait_until_paused(Deadline deadline);
   Result<void> wait_until_completed(Deadline deadline);
+  Result<void> leave_no_capability_on();
   Result<void> make_recoverable(Deadline deadline);
   Result<SentMap> ask_what_is_there(Deadline deadline);
   Result<void> resume(Deadline deadline);
@@ -350,11 +351,22 @@ Result<void> RealQemuRestore::resume(Deadline deadline) {
 }
 
 Result<void> RealQemuRestore::finish() {
-  if (already_completed_) return {};
+  if (already_completed_) return leave_no_capability_on();
   PF_CHECK(loop_ != nullptr);
   const auto event = loop_->wait(QemuRestoreLoop::Event::all_received, Deadline::never());
   if (event != QemuRestoreLoop::Event::all_received) return loop_failure(*event);
-  return wait_until_completed(Deadline::after(clock_, kCompleteBound));
+  PF_TRY(wait_until_completed(Deadline::after(clock_, kCompleteBound)));
+  return leave_no_capability_on();
+}
+
+// What we switched on would stand in the way of the guest's next move.
+Result<void> RealQemuRestore::leave_no_capability_on() {
+  json capabilities = json::array();
+  if (preempt()) capabilities.push_back({{"capability", "postcopy-preempt"}, {"state", false}});
+  capabilities.push_back({{"capability", "postcopy-ram"}, {"state", false}});
+  PF_TRY(qmp_->execute("migrate-set-capabilities", {{"capabilities", capabilities}},
+                       Deadline::after(clock_, kStopBound)));
+  return {};
 }
 
 // Turns the end of the loop into an error. A guest with a page that cannot be proved is stopped.
