@@ -2,7 +2,7 @@
 // release is on the store, and then needs nobody. The source's messages are hints; before it
 // claims, it reads the records itself.
 //
-//   in:  prepare, released, cancel             out:  prepared, running, progress, resident, failed
+//   in:  prepare, committed, released, cancel  out:  prepared, running, progress, resident, failed
 //
 // When the channel closes before the release: if the store holds a release of our image, go on;
 // else end, nothing was touched.
@@ -118,6 +118,10 @@ Result<std::optional<GuestState>> Agent::wait_for_release() {
     const bool channel_closed = !message;
     if (!channel_closed && *message && (**message)["type"] == "cancel") {
       return std::optional<GuestState>();
+    }
+    if (!channel_closed && *message && (**message)["type"] == "committed") {
+      PF_TRY(migration_->load_early());
+      continue;
     }
     PF_ASSIGN(auto state, look_for_release());
     if (state || channel_closed) return state;

@@ -108,28 +108,32 @@ bool DestinationMigration::claims_before_load() const {
   return vmm_.qmp->qemu_version() < kQemuLocksDisksAtContinue;
 }
 
-Result<void> DestinationMigration::open_image(const GuestState& state) {
+Result<void> DestinationMigration::open_image() {
   const auto started = clock_.now();
-  PF_CHECK(state.image.has_value());
-  PF_TRY(check_disks_unchanged(state.disks));
   PF_ASSIGN(state_, read_attempt_state(*attempt_, kStateFileName));
   if (state_.device_sections.empty()) {
-    return fail(Errc::corrupt, fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
+    return fail(Errc::corrupt,
+                fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
   }
   PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_));
-  PF_TRY(check_commit(*reader_, state.image->commit));
   split_["open-image"] = to_ms(clock_.now() - started);
   return {};
 }
 
-Result<void> DestinationMigration::load(Epoch epoch, const GuestState& state) {
+Result<void> DestinationMigration::load_devices() {
   const auto started = clock_.now();
-  auto loaded = restore_->load_devices(state_, *reader_, Deadline::after(clock_, kLoadBound));
+  PF_TRY(restore_->load_devices(state_, *reader_, Deadline::after(clock_, kLoadBound)));
   split_["load-devices"] = to_ms(clock_.now() - started);
-  if (loaded) loaded = common_.fail_points.hit("destination.loaded");
-  if (loaded || !claims_before_load()) return loaded;
-  PF_TRY(give_up(epoch, state, loaded.error()));
-  return loaded;
+  loaded_ = true;
+  return {};
+}
+
+// The image is committed and not released yet. Loading it takes no lock and runs nothing; if it is never released, or another one is,
+// this QEMU is ended without having run.
+Result<void> DestinationMigration::load_early() {
+  if (claims_before_load()) return open_image();
+  PF_TRY(open_image());
+  return load_devices();
 }
 
 Result<TakeOver> DestinationMigration::lost_claim() {
@@ -139,15 +143,21 @@ Result<TakeOver> DestinationMigration::lost_claim() {
 
 Result<TakeOver> DestinationMigration::take_over(Epoch epoch, const GuestState& state) {
   epoch_ = epoch;
-  PF_TRY(open_image(state));
+  PF_CHECK(state.image.has_value());
+  if (!reader_) PF_TRY(open_image());
+  PF_TRY(check_commit(*reader_, state.image->commit));
+  PF_TRY(check_disks_unchanged(state.disks));
   if (!claims_before_load()) {
-    PF_TRY(load(epoch, state));
+    if (!loaded_) PF_TRY(load_devices());
+    PF_TRY(common_.fail_points.hit("destination.loaded"));
     return claim_and_run(epoch, state);
   }
   PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_.identity));
   if (claim == Claim::lost) return lost_claim();
   PF_TRY(common_.fail_points.hit("destination.after-owner"));
-  PF_TRY(load(epoch, state));
+  auto loaded = load_devices();
+  if (loaded) loaded = common_.fail_points.hit("destination.loaded");
+  if (!loaded) return give_up(epoch, state, loaded.error());
   return run_claimed(epoch, state);
 }
 

@@ -54,7 +54,9 @@ class DestinationMigration {
   // What speaks against this destination, from the manifest's description. Empty: fits.
   std::vector<std::string> differences() const;
 
-  // `image` must be what rule 4 gives for `epoch`. On Claim lost the QEMU was ended. On an error
+  // The image is committed: does what can be done before it is released. Optional.
+  Result<void> load_early();
+  // `state` must be what rule 4 gives for `epoch`. On Claim lost the QEMU was ended. On an error
   // nothing runs here and the epoch, if it was claimed, was given up with the same image, unless
   // the error is Errc::not_owner or running.epoch was written.
   Result<TakeOver> take_over(Epoch epoch, const GuestState& state);
@@ -77,8 +79,8 @@ class DestinationMigration {
   Result<void> read_manifest_and_state();
   Result<DestinationCommand> make_command();
   Result<void> start_vmm();
-  Result<void> open_image(const GuestState& state);
-  Result<void> load(Epoch epoch, const GuestState& state);
+  Result<void> open_image();
+  Result<void> load_devices();
   Result<void> check_vmm_lives() const;
   Result<TakeOver> claim_and_run(Epoch epoch, const GuestState& state);
   Result<TakeOver> run_claimed(Epoch epoch, const GuestState& state);
@@ -101,6 +103,7 @@ class DestinationMigration {
   std::unique_ptr<PageFileReader> reader_;
   std::unique_ptr<QemuRestore> restore_;
   Epoch epoch_{0};
+  bool loaded_ = false;
   bool ran_ = false;
   Nanoseconds resumed_at_{0};
   Nanoseconds resident_at_{0};

@@ -311,6 +311,10 @@ Result<void> SourceMigration::commit_image() {
   PF_TRY(write_attempt_file(*attempt_, kStateFileName, encode_qemu_state(capture_->state())));
   PF_TRY(common_.fail_points.hit("source.before-commit"));
   PF_ASSIGN([[maybe_unused]] const CommitInfo commit, writer_->finish_and_commit());
+  // A hint: loading the image can go on beside SHUT(0) and the release.
+  if (link_) {
+    [[maybe_unused]] const auto told = link_->send({{"type", "committed"}});
+  }
   return {};
 }
 
