@@ -70,6 +70,7 @@ Result<void> DestinationMigration::start_vmm() {
                                                id.hex().substr(0, kRunIdChars), owner));
   PF_ASSIGN(command_, make_command());
   QemuLaunch launch;
+  launch.kind = options_.incoming_command.empty() ? LaunchKind::qemu : LaunchKind::shell;
   launch.executable = options_.incoming_command.empty() ? manifest_.source.executable : "";
   launch.argv = command_.argv;
   launch.working_directory = manifest_.source.working_directory;
