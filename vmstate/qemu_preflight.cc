@@ -124,12 +124,13 @@ void judge_status(const json& status, const json& migration, Findings& findings)
   static constexpr std::array<std::string_view, 3> kMovable = {"running", "paused", "prelaunch"};
   const std::string state = text_in(status, "status");
   const std::string phase = text_in(migration, "status");
-  // A failed migration of a paused guest leaves "postmigrate" behind before 8.1; the guest is as it was.
-  const bool failed_before = state == "postmigrate" && phase != "completed";
-  if (std::find(kMovable.begin(), kMovable.end(), state) == kMovable.end() && !failed_before) {
+  if (std::find(kMovable.begin(), kMovable.end(), state) == kMovable.end()) {
     std::string why = "it can be moved when it is running or paused";
-    if (state == "postmigrate")
-      why = "it was migrated before, this QEMU only holds what is left (see recover)";
+    if (state == "postmigrate") {
+      why = phase == "completed"
+                ? "it was migrated before, this QEMU only holds what is left (see recover)"
+                : "a migration of it failed: continue it once (cont) before it is moved";
+    }
     if (state == "inmigrate") why = "this QEMU waits for a guest itself";
     if (state == "io-error") why = "it stopped on a disk error: repair that and continue it first";
     if (state == "suspended") why = "it sleeps: wake it first (system_wakeup)";
