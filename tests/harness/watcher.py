@@ -21,6 +21,8 @@ class Watcher:
         self._monitors = {}  # pid -> Qmp
         self._violations = []
         self._polls = 0
+        self._rounds = 0
+        self._last_running = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -34,6 +36,16 @@ class Watcher:
     def stop(self):
         self._stop.set()
         self._thread.join()
+
+    def running_pids(self, timeout_s=30):
+        """Pids of the QEMUs that run the guest, from a look that began after this call."""
+        wanted = self._rounds + 2
+        deadline = time.monotonic() + timeout_s
+        while self._rounds < wanted:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the watcher does not look any more")
+            time.sleep(_PERIOD_S)
+        return list(self._last_running)
 
     def violations(self):
         """One line of text each; empty if the guest never ran twice. Fails if nothing could be
@@ -53,6 +65,8 @@ class Watcher:
                 if process.pid not in self._monitors:
                     self._connect(process)
             first = self._running()
+            self._last_running = first
+            self._rounds += 1
             if len(first) > 1:
                 again = self._running()
                 both = sorted(set(first) & set(again))

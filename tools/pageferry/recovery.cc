@@ -98,6 +98,8 @@ Result<Recovery::Verdict> Recovery::one_round() {
   PF_ASSIGN(std::vector<VmmLook> looks, look_around(before));
   PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
   const auto named = snapshot.empty() ? std::nullopt : vmm_of_highest(snapshot, hand_off_->host());
+  PF_ASSIGN(const bool canceled, cancel_abandoned(looks));
+  if (canceled) return Verdict{};
   const ToolMemory memory;
   const auto is_named = [&](const VmmLook& look) { return named && look.view.process == named; };
   // What a paused destination was loaded from, when its own epoch says so.
@@ -124,6 +126,20 @@ Result<Recovery::Verdict> Recovery::one_round() {
   }
   const Decision decision = decide(VmmView{}, snapshot, hand_off_->host(), memory);
   return act(decision, nullptr, snapshot);
+}
+
+// A QEMU in pre-switchover waits for a `migrate-continue` that a dead tool will not send, and does not look at its socket. Nothing was
+// sent that it could not take back: the guest resumes. The locks are ours, so the tool is dead.
+Result<bool> Recovery::cancel_abandoned(const std::vector<VmmLook>& looks) {
+  bool canceled = false;
+  for (const VmmLook& look : looks) {
+    if (look.migration_status != "pre-switchover") continue;
+    reporter_.note("canceling the migration that a dead tool left in pre-switchover");
+    PF_TRY(look.qmp->execute("migrate_cancel", nlohmann::json::object(),
+                             Deadline::after(clock_, kQueryBound)));
+    canceled = true;
+  }
+  return canceled;
 }
 
 // The guest runs in the first of these; what the rules call stale among the others is ended.

@@ -74,7 +74,10 @@ ExitCode SourceMigration::run() {
   reporter_.phase("switchover");
   if (auto done = switchover(); !done) {
     reporter_.error(done.error());
-    return finish(ExitCode::recoverable);
+    // Without a release nothing may name the image: with its VMM the guest's state is gone.
+    const auto vmm_lives = is_alive(vm_.process.identity);
+    const bool lost = released_at_ == Nanoseconds(0) && vmm_lives && !*vmm_lives;
+    return finish(lost ? ExitCode::state_lost : ExitCode::recoverable);
   }
   return after_release();
 }
