@@ -15,6 +15,7 @@ import argparse
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -252,7 +253,7 @@ def main():
     for case in chosen:
         try:
             where, code, operator, wrong = run_case(case, arguments, arguments.store)
-        except (TimeoutError, SystemExit, OSError) as error:
+        except (TimeoutError, SystemExit, OSError, subprocess.TimeoutExpired) as error:
             where, code, operator, wrong = "?", None, "", [f"{type(error).__name__}: {error}"]
         shown = "-" if code is None else code
         print(f"{case.name:<58} {where:<12} {shown!s:<5} {operator}", flush=True)

@@ -1,4 +1,4 @@
-// A point does what it was told once per hit; there is no state to reset.
+// A point does what it was told once: progress reports pass some of them many times.
 #include "tools/pageferry/fail_points.h"
 
 #include <fcntl.h>
@@ -50,6 +50,10 @@ Result<FailPoints> FailPoints::parse(const std::vector<std::string>& specs) {
 Result<void> FailPoints::hit(std::string_view point) const {
   const auto found = actions_.find(point);
   if (found == actions_.end()) return {};
+  {
+    const std::lock_guard lock(passed_->mutex);
+    if (!passed_->points.insert(std::string(point)).second) return {};
+  }
   const std::string& action = found->second;
   if (action == "kill") ::kill(::getpid(), SIGKILL);
   if (action == "stop") ::kill(::getpid(), SIGSTOP);

@@ -11,10 +11,13 @@
 //           failed                                               of 10 ms; for scripts that arrange
 //           a race)
 //
-// Thread rule: immutable after parse; hit() from any thread.
+// Thread rule: internally locked; copies share which points were passed.
 #pragma once
 
 #include <map>
+#include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,7 +49,7 @@ class FailPoints {
   // Each spec is POINT=ACTION. Errc::invalid names what is unknown.
   static Result<FailPoints> parse(const std::vector<std::string>& specs);
 
-  // Does what was asked for at this point; Errc::io for `error`. Precondition: `point` is in
+  // Does what was asked for, the first time this point is passed; Errc::io for `error`. Precondition: `point` is in
   // kFailPoints.
   Result<void> hit(std::string_view point) const;
 
@@ -54,7 +57,12 @@ class FailPoints {
   std::vector<std::string> specs_for(std::string_view prefix) const;
 
  private:
+  struct Passed {
+    std::mutex mutex;
+    std::set<std::string, std::less<>> points;  // under mutex
+  };
   std::map<std::string, std::string, std::less<>> actions_;
+  std::shared_ptr<Passed> passed_ = std::make_shared<Passed>();  // copies are the same points
 };
 
 }  // namespace pageferry

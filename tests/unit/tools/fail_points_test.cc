@@ -33,6 +33,14 @@ TEST(FailPoints, ErrorFailsTheStep) {
   EXPECT_EQ(hit.error().code, Errc::io);
 }
 
+TEST(FailPoints, PointActsOnceHoweverOftenItIsPassed) {
+  auto points = FailPoints::parse({"source.pass1=error"});
+  ASSERT_TRUE(points);
+  const FailPoints copy = *points;
+  EXPECT_FALSE(points->hit("source.pass1"));
+  EXPECT_TRUE(copy.hit("source.pass1"));
+}
+
 TEST(FailPointsDeathTest, KillKills) {
   auto points = FailPoints::parse({"source.setup=kill"});
   ASSERT_TRUE(points);
