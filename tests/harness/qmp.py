@@ -35,7 +35,7 @@ class Qmp:
             try:
                 self._socket.connect(path)
                 break
-            except (FileNotFoundError, ConnectionRefusedError) as error:
+            except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:
                 if time.monotonic() > deadline:
                     raise QmpError(f"{path}: {error}") from error
                 time.sleep(0.01)
