@@ -23,8 +23,8 @@
 //   PF-BAD page=P expected=V got=V kind=stale|torn|table word=W
 //   PF-CHECK pages=N bad=M                 answer to 'c'
 //
-// Commands, one byte each on the serial line: c check all memory, f flip one bit of it, p pause and
-// r resume dirtying, x power off.
+// Commands, one byte each on the second serial port (on the first where there is no second): c check
+// all memory, f flip one bit of it, p pause and r resume dirtying, x power off.
 //
 // Kernel parameters: pf.fill_mib pf.dirty_mib_s pf.dirty_ws_mib pf.read_mib_s
 // pf.pattern=random|sequential pf.heartbeat_ms
@@ -79,7 +79,8 @@ struct expected {
 };
 
 static struct settings settings = {64, 0, 32, 0, 10, kRandom};
-static int serial_fd = -1;
+static int serial_fd = -1;   // what the guest says: ttyS0
+static int command_fd = -1;  // what it is told: ttyS1, or ttyS0 where there is no second port
 static uint64_t* memory;
 static struct expected* table;
 static uint8_t* known_bad;  // one byte a page: counted as bad already
@@ -397,15 +398,22 @@ static void obey(char command) {
 // --- start
 // -----------------------------------------------------------------------------------------------------------
 
-static void open_serial(void) {
-  serial_fd = open("/dev/ttyS0", O_RDWR | O_NOCTTY | O_CLOEXEC);
-  if (serial_fd < 0) die("/dev/ttyS0");
+// Returns -1 where there is no such port: a tty without hardware opens, but has no attributes.
+static int open_port(const char* path) {
+  int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
   struct termios t;
-  if (tcgetattr(serial_fd, &t)) die("tcgetattr");
+  if (fd < 0 || tcgetattr(fd, &t)) return -1;
   cfmakeraw(&t);
   t.c_cflag |= CLOCAL | CREAD;
   cfsetspeed(&t, B115200);
-  if (tcsetattr(serial_fd, TCSANOW, &t)) die("tcsetattr");
+  return tcsetattr(fd, TCSANOW, &t) ? -1 : fd;
+}
+
+static void open_serial(void) {
+  serial_fd = open_port("/dev/ttyS0");
+  if (serial_fd < 0) die("/dev/ttyS0");
+  command_fd = open_port("/dev/ttyS1");
+  if (command_fd < 0) command_fd = serial_fd;
 }
 
 static void parse_number(const char* word, const char* name, uint64_t limit, uint64_t* value) {
@@ -454,7 +462,7 @@ int main(void) {
   if (pthread_create(&thread, NULL, work, NULL)) die("worker thread");
   for (;;) {
     char command;
-    ssize_t n = read(serial_fd, &command, 1);
+    ssize_t n = read(command_fd, &command, 1);
     if (n == 1) obey(command);
     if (n <= 0) sleep_until_ns(now_ns() + 10000000LL);
   }

@@ -1,11 +1,10 @@
 """Follows one guest from QEMU to QEMU: reads every serial line it may appear on, in one thread.
 
-QEMU writes what the guest says into the log file of its serial chardev (logfile=), whether or not
-somebody is connected. The follower looks for QEMUs with the VM's UUID (a destination is found while
-it is being prepared, before the guest runs there) and reads their log files about every
-millisecond, which is the precision of Beat.at.
+The guest's first serial port (chardev serial0) is a file. The follower looks for QEMUs with the VM's
+UUID (a destination is found while it is being prepared, before the guest runs there) and reads their
+files about every millisecond, which is the precision of Beat.at.
 
-A QEMU may append to the log of the one before it (pageferry lets it) or have one of its own. The
+A QEMU may append to the file of the one before it (pageferry lets it) or have one of its own. The
 guest can be stopped in the middle of a line: the first line of a new stream continues the
 unfinished line of the last. Lines that are not heartbeats are kept in `lines`. Thread rule: read
 `beats` and `lines` through snapshot() and texts().

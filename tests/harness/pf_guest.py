@@ -8,15 +8,16 @@ judge its memory.
         assert guest.full_check() == 0
 
 Two QMP monitors: the first for the tool that moves the guest, the second for the harness (QMP
-serves one client at a time). Serial chardev `serial0`: a socket for commands and a log file for
-what the guest says. A tool that starts the guest anew must give it new paths for all four.
+serves one client at a time). Two serial ports: what the guest says goes into a file (chardev
+serial0; QEMU writes every byte of it, whoever looks or not: a socket drops or repeats bytes when its
+reader is late), commands come from a socket (chardev commands).
 
 QEMU 7.2 under TCG loses dirty pages unless the RAM size is no multiple of 256 KiB; Config sees to
 that. Used by one thread.
 """
 
 import os
-import select
+import re
 import shutil
 import signal
 import socket
@@ -30,7 +31,7 @@ import heartbeats
 import machine
 import processes
 from follower import Follower
-from qmp import Qmp
+from qmp import Qmp, QmpError
 
 _MACHINES = {"7.2": "pc-i440fx-7.2", "10": "pc-i440fx-10.0"}
 _ODD_KIB = 4
@@ -99,10 +100,13 @@ def qemu_arguments(config, vm_uuid, run_directory, accelerator):
         "-qmp",
         f"unix:{run_directory}/watch.sock,server=on,wait=off",
         "-chardev",
-        f"socket,id=serial0,path={run_directory}/serial.sock,server=on,wait=off,"
-        f"logfile={run_directory}/serial.log,logappend=on",
+        f"file,id=serial0,path={run_directory}/serial.log,append=on",
         "-serial",
         "chardev:serial0",
+        "-chardev",
+        f"socket,id=commands,path={run_directory}/commands.sock,server=on,wait=off",
+        "-serial",
+        "chardev:commands",
     ]
     return arguments + machine.boot_guest_arguments(config.parameters()) + config.extra
 
@@ -181,6 +185,20 @@ class Guest:
         for child in self._children:
             child.poll()
 
+    def condition(self):
+        """What can be said from outside about a guest that is silent; one line of text."""
+        said = [
+            f"{path}: {path.stat().st_size} bytes"
+            for path in self.directory.glob("run*/serial.log")
+        ]
+        try:
+            with self.watch() as monitor:
+                registers = monitor.command("human-monitor-command", command_line="info registers")
+                said += [monitor.status(), *re.findall(r"RIP=\S+|HLT=\S+", registers)]
+        except (QmpError, RuntimeError, OSError) as error:
+            said.append(str(error))
+        return " ".join([f"QEMU {self.pid} is {processes.state(self.pid)}", *said, self.qemu_log()])
+
     def qemu_log(self):
         return "".join(
             path.read_text(errors="replace")
@@ -202,32 +220,20 @@ class Guest:
 
     # --- the guest -----------------------------------------------------------------------------------------------------
 
-    def wait_ready(self, timeout_s=120):
-        self.follower.wait_text("PF-READY", timeout_s)
-        return self.follower.wait_beat(lambda beat: True, 10)
+    def wait_ready(self, timeout_s=300):
+        try:
+            self.follower.wait_text("PF-READY", timeout_s)
+            return self.follower.wait_beat(lambda beat: True, 10)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {self.condition()}") from error
 
     def ask(self, command, answer, timeout_s=120):
-        """Sends a one-byte command on the serial line; waits for the line that begins with
-        `answer`, and returns it."""
+        """Sends a one-byte command; waits for the line that begins with `answer`, and returns it."""
         since = time.monotonic()
         with socket.socket(socket.AF_UNIX) as line:
-            line.connect(self.process().serial_socket())
+            line.connect(self.process().command_socket())
             line.sendall(command.encode())
-            line.setblocking(False)
-            deadline = since + timeout_s
-            while True:
-                try:
-                    return self.follower.wait_text(answer, 0.02, since)[2]
-                except TimeoutError:
-                    if time.monotonic() > deadline:
-                        raise
-                if select.select([line], [], [], 0)[
-                    0
-                ]:  # what we do not read would hold up the guest
-                    try:
-                        line.recv(1 << 20)
-                    except BlockingIOError:
-                        pass
+            return self.follower.wait_text(answer, timeout_s, since)[2]
 
     def full_check(self, timeout_s=120):
         """Checks every page; returns the number of bad ones."""
@@ -252,8 +258,15 @@ class Guest:
             for _, _, text in self.follower.texts()
             if text.startswith(("PF-BAD", "PF-DEAD")) or "panic" in text
         ]
+        others = [text for _, _, text in self.follower.texts()]
+        wrong += [f"not a line of the guest: {text!r}" for text in others if not _is_known(text)]
         if not beats:
             return wrong + ["no heartbeat was seen"]
         if beats[-1].bad:
             wrong.append(f"{beats[-1].bad} bad pages")
         return wrong + heartbeats.counter_faults(beats) + heartbeats.interleaved_streams(beats)
+
+
+def _is_known(text):
+    """A line that the guest program or its kernel says; anything else lost bytes on the way."""
+    return not text or text.startswith("PF-") or text.startswith("[")

@@ -38,11 +38,11 @@ class QemuProcess:
         return named[0] if named else None
 
     def serial_log(self):
-        path = self._chardev("serial0").get("logfile")
+        path = self._chardev("serial0").get("path")
         return self._absolute(path) if path else None
 
-    def serial_socket(self):
-        path = self._chardev("serial0").get("path")
+    def command_socket(self):
+        path = self._chardev("commands").get("path")
         return self._absolute(path) if path else None
 
     def incoming(self):
