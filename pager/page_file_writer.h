@@ -13,8 +13,11 @@
 //
 // Thread rule: one thread, the capture's; cancel() and stats() from any.
 // Lifetime: the clock outlives the writer. Destroying a writer whose store hangs takes up to
-// close_wait, then leaks the staging memory that the store may still read; the file stays
-// uncommitted.
+// close_wait and that of the file, then leaks the staging memory that the store may still read; the
+// file stays uncommitted.
+//
+// A store can hang in a system call of the caller's own thread (io_submit, fallocate): only over a
+// ThreadedFile does cancel() always end the wait.
 #pragma once
 
 #include <atomic>
@@ -145,8 +148,7 @@ class PageFileWriter final : public PageSink {
   const Clock& clock_;
   MemoryLayout layout_;
   PageFileHeader header_;
-  // Order matters: the file goes first (it waits for what is in flight), then the queue, then the
-  // pool.
+  // Destroyed from the last to the first: the queue, the file (which waits for what is in flight), the memory.
   CancelSignal cancel_;
   std::unique_ptr<IoBufferPool> pool_;
   IoBuffer zeros_;
