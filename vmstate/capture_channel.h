@@ -5,7 +5,7 @@
 // SHUT(0), after which QEMU never resumes the guest by itself, or by closing, after which it does.
 // commit() and close() exclude each other for good.
 //
-// Thread rule: close() and ended() from any thread, at any time. receive() from one thread; send()
+// Thread rule: close() and closed() from any thread, at any time. receive() from one thread; send()
 // and commit() from any, each message is one send(2) on a stream socket and does not mix with
 // another. Lifetime: owns both descriptors; ours stays open until destruction, so a late close()
 // can never hit a descriptor that was given to somebody else.

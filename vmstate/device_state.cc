@@ -1,7 +1,7 @@
 // The "state" file, version 1 (docs/device-state-format.md gives every byte):
 //
-//   | header, 64 bytes, own crc32c | machine type | configuration | RAM blocks | device sections |
-//   vmdesc | crc32c |
+//   | header, 64 bytes, own crc32c |
+//   | machine type | configuration | RAM blocks | device sections | vmdesc | crc32c of these |
 //
 // The header holds every length, so a reader knows after 64 checked bytes how long the file must
 // be, and looks at nothing else before that is so. One checksum over the rest is enough: the file

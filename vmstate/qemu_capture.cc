@@ -152,12 +152,17 @@ void QemuCaptureImpl::apply_event(const json& event) {
 }
 
 Result<void> QemuCaptureImpl::pump(Nanoseconds wait) {
-  PF_ASSIGN(auto event, qmp_->wait_event(Deadline::after(clock_, wait)));
-  while (event) {
-    apply_event(*event);
-    PF_ASSIGN(event, qmp_->wait_event(Deadline::after(clock_, Nanoseconds(0))));
+  auto event = qmp_->wait_event(Deadline::after(clock_, wait));
+  while (event && *event) {
+    apply_event(**event);
+    event = qmp_->wait_event(Deadline::after(clock_, Nanoseconds(0)));
   }
-  return {};
+  if (event) return {};
+  // A QEMU that ended with its guest said so before.
+  if (const GuestEnd end = events_.guest_end(); end != GuestEnd::none) {
+    return fail(Errc::vmm, guest_end_text(end));
+  }
+  return tl::make_unexpected(event.error());
 }
 
 Result<void> QemuCaptureImpl::check_alive() {
@@ -218,6 +223,12 @@ Result<void> QemuCaptureImpl::run_blackout() {
   }
   reader_->join();
   state_ = reader_->take_state();
+  const std::string stopped_as = qemu_stream::captured_run_state(state_.device_sections);
+  if (guest_was_running_ && !stopped_as.empty() && stopped_as != "running") {
+    guest_end_ = GuestEnd::other_pause;
+    return fail(Errc::vmm, fmt::format("{} (it was stopped as \"{}\")",
+                                       guest_end_text(GuestEnd::other_pause), stopped_as));
+  }
   phase_ = Phase::complete;
   return {};
 }
@@ -255,7 +266,9 @@ Result<void> QemuCaptureImpl::abort() {
   phase_ = Phase::ended;
   auto restored = restore_guest();
   reader_->join();
-  return restored;
+  // A QEMU that ended with its guest has nothing to be put back.
+  const bool ended = events_.guest_end() != GuestEnd::none && !qmp_->unbroken();
+  return ended ? Result<void>() : restored;
 }
 
 Result<void> QemuCaptureImpl::restore_guest() {

@@ -5,14 +5,16 @@
 // Order of calls (each once; a failure at any point before commit_source() leaves the guest running
 // at the source after abort()):
 //
-//   start()            set capabilities and parameters, getfd, migrate; returns once configuration
-//   and RAM block list are known run_brownout()     passes while the guest runs, until it converges
-//   and the observer permits the switch; returns with the
-//                      guest stopped (state pre-switchover)
-//   run_blackout()     last dirty pages and device state; returns with QEMU waiting for SHUT (guest
-//   stopped, disks inactive) commit_source()    sends SHUT(0), waits until QMP says `completed`:
-//   from here QEMU cannot resume by itself abort()            any time before commit_source():
-//   closes the stream / migrate_cancel, waits until the guest is as it was before
+//   start()          set capabilities and parameters, getfd, migrate; returns once configuration and
+//                    RAM block list are known
+//   run_brownout()   passes while the guest runs, until it converges and the observer permits the
+//                    switch; returns with the guest stopped (state pre-switchover)
+//   run_blackout()   last dirty pages and device state; returns with QEMU waiting for SHUT (guest
+//                    stopped, disks inactive)
+//   commit_source()  sends SHUT(0), waits until QMP says `completed`: from here QEMU cannot resume
+//                    by itself
+//   abort()          any time before commit_source(): closes the stream / migrate_cancel, waits
+//                    until the guest is as it was before
 //
 // Sources: QEMU docs/devel/migration, and qemu-migration-stream facts in
 // docs/qemu-migration-stream.md of this project.

@@ -31,6 +31,11 @@ Result<void> QemuCaptureImpl::run_brownout() {
     PF_TRY(pump(kEventWait));
   }
   PF_TRY(check_alive());
+  if (guest_was_running_ && !control_->released() && settings_->has_switchover_ack()) {
+    // QEMU waits for our acknowledgement as long as the guest runs.
+    guest_end_ = GuestEnd::other_pause;
+    return fail(Errc::vmm, guest_end_text(GuestEnd::other_pause));
+  }
   PF_TRY(wait_until_permitted());
   phase_ = Phase::stopped;
   return {};

@@ -185,4 +185,21 @@ Result<void> check_device_sections(std::span<const std::byte> sections,
   return {};
 }
 
+std::string captured_run_state(std::span<const std::byte> sections) {
+  // u8 length and name, u32 instance, u32 version, then u32 size and the text with its NUL.
+  constexpr std::string_view kHeader("\x0bglobalstate\0\0\0\0\0\0\0\x01", 20);
+  constexpr std::size_t kTextBytesMax = 100;
+  const void* found = ::memmem(sections.data(), sections.size(), kHeader.data(), kHeader.size());
+  if (found == nullptr) return {};
+  const auto at = static_cast<std::size_t>(static_cast<const std::byte*>(found) - sections.data());
+  auto payload = sections.subspan(at + kHeader.size());
+  if (payload.size() < sizeof(std::uint32_t)) return {};
+  const auto size = get_be<std::uint32_t>(payload);
+  payload = payload.subspan(sizeof size);
+  if (size == 0 || size > kTextBytesMax || size > payload.size()) return {};
+  std::string state(size - 1, '\0');
+  ::memcpy(state.data(), payload.data(), state.size());
+  return state;
+}
+
 }  // namespace pageferry::qemu_stream

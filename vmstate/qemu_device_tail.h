@@ -41,4 +41,8 @@ class DeviceStateTail {
 Result<void> check_device_sections(std::span<const std::byte> sections,
                                    const std::string& vmdesc_json);
 
+// The run state in which QEMU stopped the guest ("running": it ran until then), from the section
+// "globalstate", which every machine type of today writes. Empty when there is none.
+std::string captured_run_state(std::span<const std::byte> sections);
+
 }  // namespace pageferry::qemu_stream

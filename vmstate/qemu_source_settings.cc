@@ -19,7 +19,9 @@ using nlohmann::json;
 
 constexpr std::array<std::string_view, 3> kNeeded = {"return-path", "events",
                                                      "pause-before-switchover"};
-constexpr std::array<std::string_view, 2> kSwitchedOff = {"auto-converge", "dirty-limit"};
+// The postcopy ones are what our own restore left on in a QEMU that was a destination before.
+constexpr std::array<std::string_view, 4> kSwitchedOff = {"auto-converge", "dirty-limit",
+                                                          "postcopy-ram", "postcopy-preempt"};
 // They change neither the stream nor when the guest stops.
 constexpr std::array<std::string_view, 9> kHarmless = {"return-path",
                                                        "events",
@@ -62,12 +64,16 @@ Result<void> QemuSourceSettings::check_run_state() {
   const std::string state = text_field(status, "status");
   guest_running_ = state == "running";
   if (state == "running" || state == "paused" || state == "prelaunch") return {};
-  // Before 8.1 a migration of a paused guest that failed leaves this state behind; the guest is as it was.
-  if (state == "postmigrate" && !migration_completed_) return {};
   if (state == "postmigrate") {
-    return fail(Errc::vmm,
-                "the guest is in run state \"postmigrate\": it was migrated before, this QEMU only "
-                "holds what is left");
+    // Where a migration of a paused guest failed, older versions (7.2) leave this state behind and
+    // refuse to migrate from it.
+    return fail(
+        Errc::vmm,
+        migration_completed_
+            ? "the guest is in run state \"postmigrate\": it was migrated before, this QEMU "
+              "only holds what is left"
+            : "the guest is in run state \"postmigrate\" after a migration that failed: "
+              "continue it once (cont) before it is moved");
   }
   return fail(
       Errc::vmm,

@@ -2,9 +2,10 @@
 // the stream is complete or fails. The controlling thread tells it when passes begin and when the
 // guest was stopped, and waits for its milestones.
 //
-//   QEMU --- CaptureChannel ---> [ receive | StreamParser | PageSink ]       pages lie in the
-//   receive buffer until the sink copied them
-//                                     ^ pass, blackout, gate        v milestone, counters
+//   QEMU --- CaptureChannel ---> [ receive | StreamParser | PageSink ]
+//                                     ^ pass, blackout, gate   v milestone, counters
+//
+// Pages lie in the receive buffer until the sink has copied them.
 //
 // The gate holds back pass 1 near its end, for QEMUs that cannot be told to wait (before 8.1):
 // closed, the reader stops reading when fewer than the given number of pages (at most half of all)

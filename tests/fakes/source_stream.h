@@ -132,11 +132,19 @@ class SourceStream {
         .footer();
   }
   // What comes after the last page of an ordinary stream.
-  SourceStream& devices() {
+  SourceStream& devices(std::string_view run_state = "running") {
     return device("timer", 1, "tick")
-        .device("globalstate", 9, std::string_view("\x00\x06running", 9))
+        .device("globalstate", 9, global_state(run_state))
         .eof()
         .description(kVmdesc);
+  }
+  // u32 size, then the name of the run state in a buffer of 100 bytes.
+  static std::string global_state(std::string_view run_state) {
+    std::string payload(3, '\0');
+    payload += static_cast<char>(run_state.size() + 1);
+    payload += run_state;
+    payload.resize(4 + 100, '\0');
+    return payload;
   }
   static constexpr std::string_view kVmdesc =
       R"({"page_size":4096,"devices":[{"name":"timer","instance_id":0,"version":1},{"name":"globalstate","instance_id":0,"version":1}]})";

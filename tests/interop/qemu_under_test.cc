@@ -48,7 +48,7 @@ std::string QemuUnderTest::executable(const std::string& version) {
 }
 
 unsigned long QemuUnderTest::memory_kib(const QemuSetup& setup) {
-  constexpr unsigned kOddKib = 4;
+  constexpr unsigned kOddKib = 8;
   return setup.memory_mib * 1024UL + (setup.version == "10" ? 0 : kOddKib);
 }
 
@@ -139,6 +139,14 @@ std::string QemuUnderTest::run_state() {
                                 Deadline::after(clock_, kStartBound));
   if (!status) return status.error().message;
   return status->value("status", "");
+}
+
+bool QemuUnderTest::reaches_run_state(const std::string& state, Seconds bound) {
+  const auto deadline = Deadline::after(clock_, bound);
+  while (run_state() != state) {
+    if (deadline.passed()) return false;
+  }
+  return true;
 }
 
 std::string QemuUnderTest::serial() const {

@@ -49,6 +49,8 @@ class QemuUnderTest {
   const std::string& directory() const { return directory_.path(); }
 
   std::string run_state();
+  // QEMU reports the end of a migration a moment before its run state follows.
+  bool reaches_run_state(const std::string& state, Seconds bound);
   // All that the guest said so far.
   std::string serial() const;
   // Waits until the guest said `text`, after the first `from` bytes; false at the end of `bound`.

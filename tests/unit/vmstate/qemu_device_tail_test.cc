@@ -134,5 +134,19 @@ TEST(QemuDeviceTailTest, EntryWithoutANameIsRefused) {
   EXPECT_EQ(error_of(stream), "device description: entry 0 has no name and instance_id");
 }
 
+TEST(QemuDeviceTailTest, RunStateOfTheStoppedGuestIsRead) {
+  SourceStream paused;
+  paused.device("a", 1, "globalstate")
+      .device("globalstate", 2, SourceStream::global_state("paused"));
+  EXPECT_EQ(captured_run_state(paused.bytes()), "paused");
+  EXPECT_EQ(captured_run_state(SourceStream().device("a", 1, "x").bytes()), "");
+}
+
+TEST(QemuDeviceTailTest, RunStateLongerThanItsBufferIsNone) {
+  SourceStream stream;
+  stream.device("globalstate", 2, std::string("\xff\xff\xff\xff", 4));
+  EXPECT_EQ(captured_run_state(stream.bytes()), "");
+}
+
 }  // namespace
 }  // namespace pageferry::qemu_stream

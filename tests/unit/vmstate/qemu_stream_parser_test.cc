@@ -140,7 +140,7 @@ TEST(QemuStreamParserTest, KeepsDeviceSectionsVerbatim) {
   ASSERT_TRUE(rig.feed(good_stream().bytes()).has_value());
   SourceStream devices;
   devices.device("timer", 1, "tick")
-      .device("globalstate", 9, std::string_view("\x00\x06running", 9));
+      .device("globalstate", 9, SourceStream::global_state("running"));
   EXPECT_EQ(rig.parser.state().device_sections, devices.bytes());
 }
 
