@@ -170,6 +170,13 @@ Decision decide_none(const Scene& scene) {
       return scene.release(Action::release, scene.state_for_highest(),
                            "its VMM died before it was told to continue");
     }
+    if (scene.memory.completed_image) {
+      GuestState state;
+      state.image = scene.memory.completed_image;
+      state.disks = scene.memory.disks;
+      return scene.release(Action::release, std::move(state),
+                           "its VMM died after the image was complete");
+    }
     return scene.release(Action::release, GuestState{},
                          "its VMM is gone and the guest may have run: the state is lost");
   }

@@ -93,8 +93,9 @@ struct FencingProof {
 
 // What this life of the tool knows of its own deeds. A restarted tool knows nothing: all absent.
 struct ToolMemory {
-  // The image that this life committed and whose completion it saw in an unbroken event stream
-  // since its own `migrate`.
+  // The image that this life committed in the highest epoch, when the VMM's event stream, unbroken
+  // since this life's own `migrate`, shows that the guest has not run since: it says `completed`, or
+  // the VMM died (its stream read to the end) while this life held the migration socket open.
   std::optional<ImageRef> completed_image;
   // This life wrote running.N and has not sent `cont` and will not.
   std::optional<Epoch> ran_without_continue;
@@ -109,14 +110,15 @@ enum class Action {
   keep_and_wait,  // leave the stopped VMM alone until the epoch of another is decided
   write_fenced,   // write fenced.T (`fenced` says what)
   release,        // write released.T with `state`, then decide again
-  give_up_unrun,  // take the name running.T with `void`, then as `release`; if the name is taken:
-                  // release with none
+  give_up_unrun,  // take the name running.T with `void`, then as `release`; if it is taken by one that
+                  // runs: release with none
   claim_and_continue,   // owner.T+1, running.T+1, then `cont` this VMM
   run_and_continue,     // running.T, then `cont`; or end the VMM and decide again
   continue_only,        // `cont`; the record is there. Never end it to load something else
   end_vmm,              // end this VMM: what it holds must never run
   load_claim_continue,  // spawn, load `state.image`, then owner.T+1, running.T+1, `cont`
-  boot_claimed,         // spawn stopped, owner.T+1, running.T+1, then boot: memory is lost
+  boot_claimed,  // spawn stopped, owner.T+1, running.T+1, then boot: memory is given up. Only on a
+                 // person's word: `state.memory` names a stopped VMM that may still hold it
 };
 std::string_view action_name(Action action);
 

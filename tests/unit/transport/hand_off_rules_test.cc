@@ -302,6 +302,15 @@ TEST(DecideTable, DeadOwnerThatRanReleasesNothing) {
   EXPECT_FALSE(decision.state.exists());
 }
 
+TEST(DecideTable, DeadSourceIsSavedByTheLifeThatCompletedItsImage) {
+  ToolMemory memory;
+  memory.completed_image = sample_image(0);
+  const auto decision = decided(view(VmmState::none), Records().owner().with(runs()), memory);
+  EXPECT_EQ(decision.action, Action::release);
+  EXPECT_EQ(decision.state.image, sample_image(0));
+  EXPECT_FALSE(decision.state.memory);
+}
+
 TEST(DecideTable, OnlyTheLifeThatNeverContinuedReleasesTheOldImage) {
   Records records = released_source();
   records.owner('a', 2).with(runs());
