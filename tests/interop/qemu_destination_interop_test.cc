@@ -372,9 +372,9 @@ TEST_P(QemuDestinationTest, IncomingCommandMayDaemonize) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Qemu, QemuDestinationTest, testing::Values("7.2", "10"),
-                         [](const auto& info) {
-                           return info.param == std::string("10") ? std::string("v10")
-                                                                  : std::string("v7_2");
+                         [](const auto& instance) {
+                           return instance.param == std::string("10") ? std::string("v10")
+                                                                      : std::string("v7_2");
                          });
 
 INSTANTIATE_TEST_SUITE_P(Qemu, StockQemuDestinationTest, testing::Values("7.2"));

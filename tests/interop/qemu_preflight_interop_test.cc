@@ -20,7 +20,8 @@ using Argv = std::vector<std::string>;
 class QemuPreflightTest : public testing::TestWithParam<const char*> {
  protected:
   void TearDown() override {
-    if (running_.qmp) EXPECT_TRUE(end_qemu(running_.identity, running_.qmp.get(), EndBounds{}));
+    if (running_.qmp == nullptr) return;
+    EXPECT_TRUE(end_qemu(running_.identity, running_.qmp.get(), EndBounds{}));
   }
 
   Deadline soon() const { return Deadline::after(clock_, Seconds(60)); }
@@ -157,9 +158,9 @@ TEST_P(QemuPreflightTest, DescriptorReachesQemu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Qemu, QemuPreflightTest, testing::Values("7.2", "10"),
-                         [](const auto& info) {
-                           return info.param == std::string("10") ? std::string("v10")
-                                                                  : std::string("v7_2");
+                         [](const auto& instance) {
+                           return instance.param == std::string("10") ? std::string("v10")
+                                                                      : std::string("v7_2");
                          });
 
 }  // namespace
