@@ -31,6 +31,7 @@ using Milestone = QemuStreamReader::Milestone;
 
 constexpr Seconds kSetupBound{60};
 constexpr Seconds kAbortBound{30};
+constexpr Seconds kDescriptionBound{3};  // of silence after the last byte, the guest stopped
 
 }  // namespace
 
@@ -214,12 +215,25 @@ Result<void> QemuCaptureImpl::run_blackout() {
   reader_->open_gate();
   continued_ns_ = clock_.now().count();
   PF_TRY(execute("migrate-continue", {{"state", "pre-switchover"}}));
+  std::uint64_t bytes_before = 0;
+  Nanoseconds last_byte_at = clock_.now();
   while (true) {
     auto reached =
         reader_->wait_for(Milestone::state_complete, Deadline::after(clock_, kEventWait));
     if (reached && *reached) break;
     PF_TRY(pump(Nanoseconds(0)));
     PF_TRY(check_alive());
+    const CaptureStats now = stats();
+    if (now.bytes_received != bytes_before) {
+      bytes_before = now.bytes_received;
+      last_byte_at = clock_.now();
+    }
+    // QEMU waits for our word and has said everything, yet the device state has no description to check it by.
+    if (now.ram_complete_at != Nanoseconds(0) && clock_.now() - last_byte_at > kDescriptionBound) {
+      return fail(Errc::unsupported,
+                  "the stream ends without a description of the device state (machine option "
+                  "suppress-vmdesc=on)");
+    }
   }
   reader_->join();
   state_ = reader_->take_state();

@@ -252,7 +252,7 @@ TEST_P(QemuCaptureInterop, HugePagesAreKnownAsSuch) {
 
 TEST_P(QemuCaptureInterop, CapabilitiesOfTheUserAreRefusedAndLeftAlone) {
   QemuUnderTest qemu(firmware());
-  for (const char* capability : {"multifd", "xbzrle", "dirty-bitmaps", "postcopy-ram"}) {
+  for (const char* capability : {"multifd", "xbzrle", "dirty-bitmaps"}) {
     const auto set = [&](bool on) {
       qmp(qemu, "migrate-set-capabilities",
           {{"capabilities", {{{"capability", capability}, {"state", on}}}}});
@@ -269,15 +269,26 @@ TEST_P(QemuCaptureInterop, CapabilitiesOfTheUserAreRefusedAndLeftAlone) {
   }
 }
 
-TEST_P(QemuCaptureInterop, StreamWithoutDescriptionIsGivenUpBeforeTheCommit) {
+TEST_P(QemuCaptureInterop, PostcopyLeftOnIsSwitchedOffForTheCapture) {
+  QemuUnderTest qemu(firmware());
+  qmp(qemu, "migrate-set-capabilities",
+      {{"capabilities", {{{"capability", "postcopy-ram"}, {"state", true}}}}});
+  const std::string settings = migration_settings(qemu.watch());
+  CaptureRig rig(qemu);
+  auto result = rig.run_to_complete();
+  ASSERT_TRUE(result.has_value()) << result.error().message;
+  ASSERT_TRUE(rig.capture->abort().has_value());
+  EXPECT_EQ(migration_settings(qemu.watch()), settings);
+}
+
+TEST_P(QemuCaptureInterop, MachineThatDoesNotDescribeItsStateIsRefused) {
   QemuSetup made = firmware();
   made.machine_options = ",suppress-vmdesc=on";
   QemuUnderTest qemu(made);
   CaptureRig rig(qemu);
-  auto result = rig.run_to_complete();
+  auto result = rig.capture->start();
   ASSERT_FALSE(result.has_value());
   EXPECT_EQ(result.error().code, Errc::unsupported);
-  ASSERT_TRUE(rig.capture->abort().has_value());
   EXPECT_EQ(qemu.run_state(), "running");
 }
 
