@@ -18,7 +18,7 @@ namespace pageferry {
 struct PagePiece {
   PageRun run{};
   std::span<const std::byte> bytes{};  // run.pages pages, or empty: zero pages
-  std::uint64_t ticket = 0;          // of the read; without meaning for zero pages
+  std::uint64_t ticket = 0;            // of the read; without meaning for zero pages
 
   bool zero() const { return bytes.empty(); }
   void drop_front(std::uint64_t pages) {

@@ -19,10 +19,11 @@ namespace pageferry {
 enum class ReadClass : std::uint8_t { demand, prefetch };
 
 struct ReadDone {
-  std::uint64_t ticket = 0;       // as returned by start_read
+  std::uint64_t ticket = 0;  // as returned by start_read
   PageRun run;
   ReadClass read_class{};
-  Result<std::span<const std::byte>> bytes;  // run.pages * kPageSizeBytes, zero pages included; valid until release(ticket)
+  Result<std::span<const std::byte>>
+      bytes;  // run.pages * kPageSizeBytes, zero pages included; valid until release(ticket)
 };
 
 class PageSupply {

@@ -8,7 +8,9 @@
 
 namespace pageferry {
 
-std::uint32_t crc32c(std::span<const std::byte> bytes) { return crc32c_extend(0, bytes); }
+std::uint32_t crc32c(std::span<const std::byte> bytes) {
+  return crc32c_extend(0, bytes);
+}
 
 std::uint32_t crc32c_extend(std::uint32_t crc, std::span<const std::byte> bytes) {
   constexpr std::size_t kPieceBytesMax = std::size_t{1} << 30;

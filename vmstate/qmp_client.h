@@ -25,7 +25,8 @@ class QmpClient {
 
   // Connects, reads the greeting and negotiates capabilities. Errors: not_found / gone (no socket, nobody listens), busy (no
   // greeting before the deadline: another client holds the monitor), vmm (what answers is no QMP server), invalid (path too long).
-  static Result<std::unique_ptr<QmpClient>> connect(const std::string& socket_path, Deadline deadline);
+  static Result<std::unique_ptr<QmpClient>> connect(const std::string& socket_path,
+                                                    Deadline deadline);
 
   // Runs one command; returns its "return" value. Errors: vmm (QEMU's error class and text in the message), gone, timeout (the
   // outcome is unknown; the connection is then closed, since a late reply could be taken for another's).

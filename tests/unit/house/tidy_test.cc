@@ -111,8 +111,8 @@ TEST(Tidy, SystemFacilitiesHaveOneOwner) {
 
 TEST(Tidy, NothingUnfinishedIsCommitted) {
   // Split so that this file does not name what it forbids.
-  const std::regex pattern(std::string("\\bTO") + "DO\\b|FIX" + "ME|\\bXX" + "X\\b|GTEST_" + "SKIP|DIS" +
-                           "ABLED_");
+  const std::regex pattern(std::string("\\bTO") + "DO\\b|FIX" + "ME|\\bXX" + "X\\b|GTEST_" +
+                           "SKIP|DIS" + "ABLED_");
   for (const Source& source : sources_in({"transport", "pager", "vmstate", "tools", "tests"})) {
     for (std::size_t i = 0; i < source.lines.size(); ++i) {
       EXPECT_FALSE(std::regex_search(source.lines[i], pattern))

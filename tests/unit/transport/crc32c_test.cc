@@ -15,9 +15,13 @@ std::vector<std::byte> filled(std::size_t size, unsigned char value) {
   return std::vector<std::byte>(size, std::byte{value});
 }
 
-TEST(Crc32c, ZerosGiveTheRfcValue) { EXPECT_EQ(crc32c(filled(32, 0x00)), 0x8a9136aaU); }
+TEST(Crc32c, ZerosGiveTheRfcValue) {
+  EXPECT_EQ(crc32c(filled(32, 0x00)), 0x8a9136aaU);
+}
 
-TEST(Crc32c, OnesGiveTheRfcValue) { EXPECT_EQ(crc32c(filled(32, 0xff)), 0x62a8ab43U); }
+TEST(Crc32c, OnesGiveTheRfcValue) {
+  EXPECT_EQ(crc32c(filled(32, 0xff)), 0x62a8ab43U);
+}
 
 TEST(Crc32c, IncrementingBytesGiveTheRfcValue) {
   std::vector<std::byte> bytes(32);
