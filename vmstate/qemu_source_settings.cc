@@ -1,7 +1,6 @@
 // A capability that is on and unknown to us is refused: it might change the stream. That list will
 // grow with QEMU; the other choice, to switch off what the user switched on, would take a promise
-// away silently. auto-converge and dirty-limit only slow the guest down, for as long as we hold it
-// in brownout: they are switched off for the time of the capture.
+// away silently. Only those that promise nothing to a capture are switched off while it lasts.
 #include "vmstate/qemu_source_settings.h"
 
 #include <fmt/core.h>
@@ -19,7 +18,9 @@ using nlohmann::json;
 
 constexpr std::array<std::string_view, 3> kNeeded = {"return-path", "events",
                                                      "pause-before-switchover"};
-// The postcopy ones are what our own restore left on in a QEMU that was a destination before.
+// The first two slow the guest down for as long as we hold it. The postcopy ones change the stream,
+// but promise nothing in a migration that never becomes one; a QEMU that was a destination itself
+// may still have them.
 constexpr std::array<std::string_view, 4> kSwitchedOff = {"auto-converge", "dirty-limit",
                                                           "postcopy-ram", "postcopy-preempt"};
 // They change neither the stream nor when the guest stops.
@@ -52,6 +53,7 @@ Result<QemuSourceSettings> QemuSourceSettings::read(QmpClient& qmp, const Clock&
   PF_TRY(settings.check_run_state());
   PF_TRY(settings.read_capabilities());
   PF_TRY(settings.read_parameters());
+  PF_TRY(settings.check_machine());
   return settings;
 }
 
@@ -140,6 +142,18 @@ Result<void> QemuSourceSettings::read_parameters() {
     return fail(
         Errc::unsupported,
         fmt::format("migration parameter mode is \"{}\" at the source, must be \"normal\"", mode));
+  }
+  return {};
+}
+
+// Without QEMU's description the end of the device state cannot be found.
+Result<void> QemuSourceSettings::check_machine() {
+  const auto suppressed =
+      execute("qom-get", {{"path", "/machine"}, {"property", "suppress-vmdesc"}});
+  if (suppressed && suppressed->is_boolean() && suppressed->get<bool>()) {
+    return fail(Errc::unsupported,
+                "the machine was started with suppress-vmdesc=on: QEMU does not describe its "
+                "device state, so it cannot be captured");
   }
   return {};
 }

@@ -44,6 +44,7 @@ class QemuSourceSettings {
   Result<void> check_no_migration();
   Result<void> read_capabilities();
   Result<void> read_parameters();
+  Result<void> check_machine();
   Result<void> set_capabilities(const std::map<std::string, bool>& wanted);
 
   QmpClient* qmp_;

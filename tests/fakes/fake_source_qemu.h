@@ -48,6 +48,7 @@ class FakeSourceQemu final : public QmpClient {
   std::function<void(SourceStream&)> setup;  // instead of the ordinary one
   std::function<void(FakeSourceQemu&)>
       brownout;  // on the stream's thread, after pass 1; before the guest is stopped
+  bool suppresses_description = false;  // the machine option; only the answer to qom-get
   bool ignores_acknowledgement = false;
   std::string captured_run_state = "running";
   bool stays_in_device = false;  // sends the RAM END, then nothing more
@@ -79,6 +80,7 @@ class FakeSourceQemu final : public QmpClient {
       parameters.update(arguments);
       return json::object();
     }
+    if (command == "qom-get") return json(suppresses_description);
     if (command == "human-monitor-command") return ram_blocks_text();
     if (command == "migrate-continue") {
       continued_ = true;

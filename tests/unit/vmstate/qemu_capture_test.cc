@@ -126,7 +126,7 @@ class QemuCaptureRefusesTest : public QemuCaptureTest {
     EXPECT_EQ(result.error().code, code);
     EXPECT_EQ(result.error().message, message);
     for (const std::string& command : qemu.commands()) {
-      EXPECT_TRUE(command.starts_with("query-")) << command;
+      EXPECT_TRUE(command.starts_with("query-") || command == "qom-get") << command;
     }
     EXPECT_EQ(sink.begins, 0);
   }
@@ -174,6 +174,12 @@ TEST_F(QemuCaptureRefusesTest, GuestThatWasMigratedBefore) {
   expect_refused(Errc::vmm,
                  "the guest is in run state \"postmigrate\": it was migrated before, this QEMU "
                  "only holds what is left");
+}
+
+TEST_F(QemuCaptureTest, MachineThatDoesNotDescribeItsStateIsRefused) {
+  qemu.suppresses_description = true;
+  EXPECT_EQ(error_of_run().code, Errc::unsupported);
+  EXPECT_FALSE(qemu.was_asked("migrate"));
 }
 
 TEST_F(QemuCaptureRefusesTest, GuestThatPanicked) {
