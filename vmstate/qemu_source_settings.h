@@ -50,7 +50,7 @@ class QemuSourceSettings {
   QmpClient* qmp_;
   const Clock* clock_;
   bool guest_running_ = false;
-  bool migration_completed_ = false;  // the last one, before ours
+  bool migration_completed_ = false;          // the last one, before ours
   std::map<std::string, bool> capabilities_;  // as found
   nlohmann::json parameters_;                 // as found
   std::map<std::string, bool> changed_capabilities_;
