@@ -16,6 +16,11 @@
 #include <utility>
 
 namespace pageferry {
+namespace {
+
+constexpr int kLookAgainMs = 5;  // while pages are missing
+
+}  // namespace
 
 QemuRestoreLoop::QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader return_path,
                                  PageSupply& supply, const MemoryLayout& layout, SentMap sent,
@@ -147,7 +152,11 @@ Result<void> QemuRestoreLoop::wait_for_event() {
     timeout_ms = 0;
   } else if (const auto wake_at = page_in_.wake_at(); !ended_pages_ && wake_at) {
     const auto left = std::chrono::ceil<Milliseconds>(*wake_at - clock_.now());
-    timeout_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, 60'000));
+    timeout_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, kLookAgainMs));
+  } else if (!ended_pages_) {
+    // A channel that was full for the step above and has room by now is watched by nobody: without this look the restore would
+    // wait for ever (seen in the 8th and the 18th of many moves in a row).
+    timeout_ms = kLookAgainMs;
   }
   std::array<epoll_event, 4> events;
   const int count =
