@@ -25,7 +25,7 @@ namespace {
 constexpr std::string_view kHexDigits = "0123456789abcdef";
 constexpr std::size_t kUuidBytes = 36;
 constexpr std::size_t kMachineIdBytes = 32;
-constexpr std::size_t kProcFileBytesMax = 4 * 1024;
+constexpr std::size_t kProcFileBytesMax = std::size_t{4} << 10;
 
 bool is_hex(std::string_view text) {
   return text.find_first_not_of(kHexDigits) == std::string_view::npos;

@@ -94,7 +94,7 @@ Result<void> remove_files_in(int directory, const std::string& subject) {
     struct stat status {};
     if (::fstatat(directory, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) continue;
-      return syscall_error("fstatat", subject + "/" + name);
+      return syscall_error("fstatat", fmt::format("{}/{}", subject, name));
     }
     if (S_ISDIR(status.st_mode)) {
       return fail(Errc::invalid,
@@ -103,7 +103,7 @@ Result<void> remove_files_in(int directory, const std::string& subject) {
   }
   for (const std::string& name : names) {
     if (::unlinkat(directory, name.c_str(), 0) != 0 && errno != ENOENT) {
-      return syscall_error("unlink", subject + "/" + name);
+      return syscall_error("unlink", fmt::format("{}/{}", subject, name));
     }
   }
   return {};

@@ -135,7 +135,7 @@ Unexpected busy(const LockFile& file, const std::optional<ProcessIdentity>& hold
 }
 
 Result<std::string> executable_of(const std::string& process) {
-  constexpr std::size_t kPathBytesMax = 4 * 1024;
+  constexpr std::size_t kPathBytesMax = std::size_t{4} << 10;
   const std::string link = "/proc/" + process + "/exe";
   std::string path(kPathBytesMax, '\0');
   const ssize_t size = ::readlink(link.c_str(), path.data(), path.size());
