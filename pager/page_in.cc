@@ -16,6 +16,7 @@ constexpr std::uint64_t kAroundPages = 16;
 constexpr std::uint64_t kAroundPagesWide = 64;
 constexpr unsigned kNeighbourReadsMax = 3;  // other places of the file that one fault may read
 constexpr std::size_t kRegionsKept = 16;
+constexpr Nanoseconds kBackgroundHeldMax = Milliseconds(1);
 
 }  // namespace
 
@@ -36,14 +37,26 @@ Result<void> PageIn::step() {
   wake_at_.reset();
   collect();
   start_waiting(demand_reads_);
-  PF_TRY(send());
   activate_transfers();
+  PF_ASSIGN(const Progress urgent, send_urgent());
+  if (urgent == Progress::stuck && options_.channels == ChannelCount::one) return {};
+  if (background_must_wait()) return {};
   start_waiting(prefetch_reads_);
   start_prefetch();
-  const bool was_full = ready_full();
-  PF_TRY(send());
-  if (was_full && !ready_full()) wants_step_ = true;
-  return {};
+  return send_background();
+}
+
+// While a fault is open, everything that is not for it waits (I2): our thread, the destination's, and the CPUs that they need
+// belong to the fault. But not for ever: where faults never cease, prefetch still gets its share.
+bool PageIn::background_must_wait() {
+  const Nanoseconds now = clock_->now();
+  const bool wait = !open_faults_.empty() && now - background_ran_at_ < kBackgroundHeldMax;
+  if (wait) {
+    wake_at_ = background_ran_at_ + kBackgroundHeldMax;
+  } else {
+    background_ran_at_ = now;
+  }
+  return wait;
 }
 
 std::optional<PageRun> PageIn::backing_of(PageIndex page) const {

@@ -8,14 +8,16 @@
 //   Prefetcher --> prefetch reads -> background ----> background channel
 //
 // Rules it keeps:
-//   I1  each page leaves exactly once (SentMap), whatever is asked for again
-//   I2  a demanded page never waits behind prefetched ones of ours: own queue, own reads; a page
-//   that is asked for while a
-//       prefetch has it is taken out of the prefetch's queue
-//   I3  prefetch is bounded in bytes: at the storage by PrefetchWindow, between storage and channel
-//   by kReadyBytesMax I4  of a backing page larger than a page, all pages leave on one channel,
-//   ascending, with no other page in between I5  a page whose read failed alone is never sent:
-//   failure() names it, prefetch ends, other requests are still served
+//   I1  Each page leaves exactly once (SentMap), whatever is asked for again.
+//   I2  A demanded page never waits behind prefetched ones of ours: it has its own queue and reads,
+//       and prefetch pauses while a fault is open (but not for ever). A page that is asked for
+//       while prefetch has it is taken out of prefetch's queue.
+//   I3  Prefetch is bounded in bytes: at the storage by PrefetchWindow, between storage and channel
+//       by kReadyBytesMax.
+//   I4  Of a backing page larger than a page, all pages leave on one channel, ascending, with no
+//       other page in between.
+//   I5  A page whose read failed alone is never sent: failure() names it, prefetch ends, other
+//       requests are still served.
 //
 // Thread rule: one thread; counters() and fault_latency() may be read from any.
 // Lifetime: supply, layout, outlet and clock outlive it. Reads may be in flight at the supply when
@@ -123,9 +125,14 @@ class PageIn {
   void read_for(BackingTransfer& transfer, Purpose purpose);
 
   enum class Progress : std::uint8_t { drained, stuck };
-  Result<void> send();
-  Result<Progress> send_queue(PageChannel channel, Queue& queue);
-  Result<Progress> send_transfer(PageChannel channel);
+  bool background_must_wait();
+  bool wanted(const std::optional<BackingTransfer>& transfer) const;
+  Result<Progress> send_urgent();
+  Result<void> send_background();
+  Result<std::uint64_t> put_some(PageChannel channel, const PagePiece& piece,
+                                 std::uint64_t& budget);
+  Result<Progress> send_queue(PageChannel channel, Queue& queue, std::uint64_t& budget);
+  Result<Progress> send_transfer(PageChannel channel, std::uint64_t& budget);
   Result<std::uint64_t> put(PageChannel channel, const PagePiece& piece);
   void settle(PageRun run);
 
@@ -160,6 +167,7 @@ class PageIn {
       open_faults_;  // raw page (first of a backing page) -> asked at
   std::deque<std::uint64_t>
       fault_regions_;  // of the latest faults, for fault-around; at most kRegionsKept
+  Nanoseconds background_ran_at_{0};
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;
   std::optional<Error> failure_;

@@ -123,8 +123,8 @@ void PageIn::activate_transfers() {
   }
   if (urgent_transfer_) read_for(*urgent_transfer_, Purpose::demand);
   if (background_transfer_) {
-    const bool wanted = open_faults_.contains(raw(background_transfer_->unit().first));
-    read_for(*background_transfer_, wanted ? Purpose::demand : Purpose::prefetch);
+    read_for(*background_transfer_,
+             wanted(background_transfer_) ? Purpose::demand : Purpose::prefetch);
   }
 }
 

@@ -1,52 +1,94 @@
 // The channel side of PageIn: what leaves next on which channel.
 //
-//   urgent:      a backing page that has begun (I4), demanded pages, pages around them, the next
-//   backing page background:  a backing page that has begun, prefetched pages, the next backing
-//   page
+//   urgent       a backing page that has begun (I4), demanded pages, pages around them, a wanted
+//                backing page
+//   background   a backing page that has begun, prefetched pages, the next backing page
 //
 // With one channel both rows follow each other on it.
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "pager/page_in.h"
 
 namespace pageferry {
+namespace {
 
-Result<void> PageIn::send() {
-  const bool one = options_.channels == ChannelCount::one;
-  const PageChannel first = one ? PageChannel::background : PageChannel::urgent;
-  // A backing page that has begun blocks its channel until it is complete; with one channel, both
-  // rows.
-  Progress urgent = Progress::drained;
-  if (transfer_on(first) && transfer_on(first)->started()) {
-    PF_ASSIGN(urgent, send_transfer(first));
+constexpr std::uint64_t kNoBudget = std::numeric_limits<std::uint64_t>::max();
+// One step's share of background work: 32 stored pages keep the thread busy for some 60 us.
+constexpr std::uint64_t kStoredPageCost = 4;
+constexpr std::uint64_t kZeroPageCost = 1;
+constexpr std::uint64_t kBackgroundBudget = 32 * kStoredPageCost;
+
+}  // namespace
+
+Result<PageIn::Progress> PageIn::send_urgent() {
+  const PageChannel channel =
+      options_.channels == ChannelCount::one ? PageChannel::background : PageChannel::urgent;
+  const std::optional<BackingTransfer>& transfer = transfer_on(channel);
+  Progress progress = Progress::drained;
+  std::uint64_t budget = kNoBudget;
+  if (transfer && transfer->started()) {
+    PF_ASSIGN(progress, send_transfer(channel, budget));
   }
   for (Queue* queue : {&demanded_, &around_}) {
-    if (urgent == Progress::stuck) break;
-    PF_ASSIGN(urgent, send_queue(first, *queue));
+    if (progress == Progress::stuck) return progress;
+    PF_ASSIGN(progress, send_queue(channel, *queue, budget));
   }
-  if (!one && urgent == Progress::drained && urgent_transfer_) {
-    PF_ASSIGN(urgent, send_transfer(first));
+  if (progress == Progress::stuck) return progress;
+  // A wanted backing page, also one that prefetch had begun on the other channel.
+  if (wanted(transfer)) {
+    PF_ASSIGN(progress, send_transfer(channel, budget));
   }
-  if (one && urgent == Progress::stuck) return {};
+  if (wanted(background_transfer_)) {
+    PF_TRY(send_transfer(PageChannel::background, budget));
+  }
+  return progress;
+}
 
-  Progress background = Progress::drained;
+bool PageIn::wanted(const std::optional<BackingTransfer>& transfer) const {
+  return transfer && open_faults_.contains(raw(transfer->unit().first));
+}
+
+Result<void> PageIn::send_background() {
+  const PageChannel channel = PageChannel::background;
+  Progress progress = Progress::drained;
+  std::uint64_t budget = kBackgroundBudget;
   if (background_transfer_ && background_transfer_->started()) {
-    PF_ASSIGN(background, send_transfer(PageChannel::background));
+    PF_ASSIGN(progress, send_transfer(channel, budget));
   }
-  if (background == Progress::drained) {
-    PF_ASSIGN(background, send_queue(PageChannel::background, background_));
+  if (progress == Progress::drained) {
+    PF_ASSIGN(progress, send_queue(channel, background_, budget));
   }
-  if (background == Progress::drained && background_transfer_) {
-    PF_ASSIGN(background, send_transfer(PageChannel::background));
+  if (progress == Progress::drained && background_transfer_) {
+    PF_ASSIGN(progress, send_transfer(channel, budget));
   }
+  // More, and what prefetch may start in the room that was made, comes after a look at requests.
+  if (budget < kBackgroundBudget) wants_step_ = true;
   return {};
 }
 
-// Sends from the front until the queue is empty (drained) or the channel is full (stuck).
-Result<PageIn::Progress> PageIn::send_queue(PageChannel channel, Queue& queue) {
+// Hands over pages from the front of a piece within the budget: a zero page costs the destination about a quarter of another.
+// Result: how many are gone.
+Result<std::uint64_t> PageIn::put_some(PageChannel channel, const PagePiece& piece,
+                                       std::uint64_t& budget) {
+  const std::uint64_t cost = piece.zero() ? kZeroPageCost : kStoredPageCost;
+  const std::uint64_t most = std::min(piece.run.pages, budget / cost);
+  if (most == 0) {
+    budget = 0;
+    return 0;
+  }
+  PF_ASSIGN(const std::uint64_t taken, put(channel, piece.part(0, most)));
+  if (budget != kNoBudget) budget -= taken * cost;
+  return taken;
+}
+
+// Sends from the front until the queue is empty (drained) or the channel is full or the budget spent (stuck).
+Result<PageIn::Progress> PageIn::send_queue(PageChannel channel, Queue& queue,
+                                            std::uint64_t& budget) {
   while (!queue.empty()) {
     PagePiece& piece = queue.front();
-    PF_ASSIGN(const std::uint64_t taken, put(channel, piece));
+    PF_ASSIGN(const std::uint64_t taken, put_some(channel, piece, budget));
     if (taken == 0) return Progress::stuck;
     if (&queue == &background_) background_pages_ -= taken;
     piece.drop_front(taken);
@@ -55,12 +97,11 @@ Result<PageIn::Progress> PageIn::send_queue(PageChannel channel, Queue& queue) {
   return Progress::drained;
 }
 
-// The same for the backing page on a channel; drained means that it is complete. Stuck also while
-// its next page is read.
-Result<PageIn::Progress> PageIn::send_transfer(PageChannel channel) {
+// The same for the backing page on a channel; drained means that it is complete. Stuck also while its next page is read.
+Result<PageIn::Progress> PageIn::send_transfer(PageChannel channel, std::uint64_t& budget) {
   std::optional<BackingTransfer>& transfer = transfer_on(channel);
   while (const PagePiece* piece = transfer->front()) {
-    PF_ASSIGN(const std::uint64_t taken, put(channel, *piece));
+    PF_ASSIGN(const std::uint64_t taken, put_some(channel, *piece, budget));
     if (taken == 0) return Progress::stuck;
     transfer->sent(taken);
   }

@@ -15,10 +15,9 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint32_t kHotVersion = 2;  // stored again after the first pass
 constexpr std::uint16_t kWholeRegionHotPages =
-    64;                                        // of 256: from here the region is hot as a whole
-constexpr std::uint16_t kFaultsThatRaise = 2;  // the first fault is answered by fault-around alone
+    64;  // of 256: from here the region is hot as a whole
+constexpr std::uint64_t kSamples = 4096;
 constexpr std::size_t kRaisedMax = 64;
 
 }  // namespace
@@ -35,7 +34,8 @@ Prefetcher::Prefetcher(const PageSupply& supply, const MemoryLayout& layout, con
     : supply_(&supply), layout_(&layout), sent_(&sent), order_(order) {
   PF_CHECK(supply.layout().pages() == layout.pages() && sent.pages() == layout.pages());
   if (order_ == PrefetchOrder::hot) {
-    regions_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
+    region_was_raised_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
+    usual_version_ = sample_usual_version();
   }
 }
 
@@ -61,26 +61,36 @@ PrefetchChoice Prefetcher::next() {
   return sweep(budget);
 }
 
+// The version that half of the stored pages do not exceed, by a sample spread over the guest.
+std::uint32_t Prefetcher::sample_usual_version() const {
+  std::vector<std::uint32_t> versions;
+  const std::uint64_t step = layout_->pages() / kSamples + 1;
+  for (std::uint64_t page = 0; page < layout_->pages(); page += step) {
+    if (!supply_->is_zero(PageIndex{page})) versions.push_back(supply_->version(PageIndex{page}));
+  }
+  if (versions.empty()) return 0;
+  const auto middle = versions.begin() + static_cast<std::ptrdiff_t>(versions.size() / 2);
+  std::nth_element(versions.begin(), middle, versions.end());
+  return *middle;
+}
+
 // Reads the versions of the next slice of the guest and queues its hot regions.
 void Prefetcher::scan_versions() {
   static_assert(kPagesLookedAtMax % kPrefetchRegionPages == 0);
   const std::uint64_t stop = std::min(scanned_pages_ + kPagesLookedAtMax, layout_->pages());
   while (scanned_pages_ < stop) {
     const std::uint64_t index = scanned_pages_ / kPrefetchRegionPages;
-    Region& region = regions_[index];
-    const std::uint64_t end = raw(region_end(index));
-    for (; scanned_pages_ < end; ++scanned_pages_) {
+    HotRegion region{.region = static_cast<std::uint32_t>(index)};
+    for (const std::uint64_t end = raw(region_end(index)); scanned_pages_ < end; ++scanned_pages_) {
       const std::uint32_t version = supply_->version(PageIndex{scanned_pages_});
-      if (version < kHotVersion) continue;
+      if (version <= usual_version_) continue;
       region.version_max = std::max(region.version_max, version);
       ++region.hot_pages;
     }
     if (region.hot_pages == 0) continue;
-    hot_.push(
-        {.version_max = region.version_max,
-         .density = region.hot_pages >= kWholeRegionHotPages ? Density::whole : Density::sparse,
-         .hot_pages = region.hot_pages,
-         .region = static_cast<std::uint32_t>(index)});
+    const bool many = region.hot_pages >= kWholeRegionHotPages;
+    region.density = many ? Density::whole : Density::sparse;
+    hot_.push(region);
   }
 }
 
@@ -109,7 +119,7 @@ PrefetchChoice Prefetcher::advance(Walk& walk, std::uint64_t& budget) {
       return {};
     }
     --budget;
-    if (walk.density == Density::sparse && supply_->version(*page) < kHotVersion) {
+    if (walk.density == Density::sparse && supply_->version(*page) <= usual_version_) {
       walk.cursor = *page + 1;
       continue;
     }
@@ -166,7 +176,7 @@ PrefetchChoice Prefetcher::choice_at(PageIndex page, PageIndex end, Density dens
   }
   if (density == Density::sparse) {
     std::uint64_t hot = 1;
-    while (hot < pages && supply_->version(page + hot) >= kHotVersion) ++hot;
+    while (hot < pages && supply_->version(page + hot) > usual_version_) ++hot;
     pages = hot;
   }
   return {zero ? Kind::zero : Kind::stored, {.first = page, .pages = pages}};
@@ -175,9 +185,8 @@ PrefetchChoice Prefetcher::choice_at(PageIndex page, PageIndex end, Density dens
 void Prefetcher::note_fault(PageIndex page) {
   if (order_ != PrefetchOrder::hot) return;
   const std::uint64_t index = raw(page) / kPrefetchRegionPages;
-  Region& region = regions_[index];
-  if (region.faults < UINT16_MAX) ++region.faults;
-  if (region.faults != kFaultsThatRaise) return;
+  if (region_was_raised_[index]) return;
+  region_was_raised_[index] = true;
   // From the fault upwards first, then what lies below it.
   const PageIndex begin{index * kPrefetchRegionPages};
   raised_.push_front({.cursor = begin, .end = page, .density = Density::whole});

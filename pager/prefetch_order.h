@@ -5,15 +5,15 @@
 //   linear  all stored pages in file order of the guest, then the zero pages
 //   hot     what the source dirtied last first, then regions that faulted, then as linear
 //
-// The guest is looked at in regions of 1 MiB. A region is hot when pages of it were stored again
-// after the first pass (PageSupply::version >= 2); many such pages make the whole region hot, few
-// only themselves. Regions go by their newest version, at the same version those with few hot pages
-// first (kernel data: cheap, and touched at once). A region that faulted twice goes before
-// everything else, the latest first, from the fault on upwards.
+// The guest is looked at in regions of 1 MiB. A region is hot when pages of it have a newer version
+// (PageSupply::version) than most of the guest, which a sample tells; many such pages make the
+// whole region hot, few only themselves. Regions go by their newest version, at the same version
+// those with few hot pages first (kernel data: cheap, and touched at once). A region that faulted
+// goes before everything else, the latest first, from the fault on upwards.
 //
-// Cost: 8 bytes for each MiB of guest, and 12 for each hot one (20 MiB at most for 1 TiB). The
-// versions are read in slices between the first calls of next(), so a start is immediate; one call
-// looks at no more than kPagesLookedAtMax pages.
+// Cost: one bit for each MiB of guest, and 12 bytes for each hot one (12 MiB at most for 1 TiB).
+// The versions are read in slices between the first calls of next(), so a start is immediate; one
+// call looks at no more than kPagesLookedAtMax pages.
 //
 // Thread rule: one thread, the restore loop's.
 // Lifetime: supply, layout and sent map outlive it; the sent map is read, never written.
@@ -58,15 +58,10 @@ class Prefetcher {
   // The next absent pages, all in one block. The caller takes them in the sent map before it calls
   // again, or drops them: they are then found again only by the linear pass.
   PrefetchChoice next();
-  // The guest asked for this page.
+  // The guest asked for this page: what lies around it, upwards first, goes next.
   void note_fault(PageIndex page);
 
  private:
-  struct Region {
-    std::uint32_t version_max = 0;
-    std::uint16_t hot_pages = 0;
-    std::uint16_t faults = 0;
-  };
   enum class Density : std::uint8_t { whole, sparse };
   // What is being emptied: absent pages in [cursor, end), in sparse walks only the hot ones.
   struct Walk {
@@ -83,6 +78,7 @@ class Prefetcher {
   };
   enum class Pass : std::uint8_t { stored, zero, finished };
 
+  std::uint32_t sample_usual_version() const;
   void scan_versions();
   bool next_walk(Walk& walk);
   PrefetchChoice advance(Walk& walk, std::uint64_t& budget);
@@ -97,7 +93,8 @@ class Prefetcher {
   const SentMap* sent_;
   PrefetchOrder order_;
 
-  std::vector<Region> regions_;
+  std::uint32_t usual_version_ = 0;  // newer is hot
+  std::vector<bool> region_was_raised_;
   std::priority_queue<HotRegion> hot_;
   std::deque<Walk> raised_;  // regions that faulted, the next one at the front; at most kRaisedMax
   Walk walk_;                // the hot or raised region that is being emptied

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "vmstate/qemu_command_line.h"
+#include "vmstate/qemu_current_images.h"
 #include "vmstate/qemu_machine.h"
 #include "vmstate/qemu_option.h"
 
@@ -263,6 +264,7 @@ Result<std::vector<std::string>> argv_with_hotplug(const std::vector<std::string
     if (!unplugged) kept.push_back(std::move(option));
   }
   command.options = std::move(kept);
+  PF_TRY(use_current_images(machine, command));
   PF_ASSIGN(const Named named, named_by(command));
   PF_TRY(add_dimms(machine, named, command));
   PF_TRY(add_devices(machine, named, command));

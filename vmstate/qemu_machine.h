@@ -35,10 +35,9 @@ Result<nlohmann::json> query_devices(QmpClient& qmp, Deadline deadline);
 std::vector<std::string> compare_machines(const nlohmann::json& source,
                                           const nlohmann::json& destination);
 
-// What was plugged in or out of the source since it started, as changes to its own argv:
-// hot-plugged DIMMs (object and device) are appended, unplugged devices with an id are taken out.
-// Idempotent. Errors: unsupported, naming the hot-plugged device that cannot be written as an
-// option by this program.
+// What was changed in the source since it started, as changes to its own argv: hot-plugged DIMMs, CPUs and common devices are appended,
+// unplugged devices with an id are taken out, drives with an id get the image that is on top now. Idempotent. Errors: unsupported, naming
+// the hot-plugged device that cannot be written as an option by this program.
 Result<std::vector<std::string>> argv_with_hotplug(const std::vector<std::string>& argv,
                                                    const nlohmann::json& machine);
 

@@ -15,6 +15,8 @@
 #include <csignal>
 #include <utility>
 
+#include "transport/os/thread_priority.h"
+
 namespace pageferry {
 namespace {
 
@@ -77,6 +79,7 @@ void QemuRestoreLoop::request_stop() {
 }
 
 void QemuRestoreLoop::run() {
+  prefer_quick_wakeup();
   for (;;) {
     auto next = turn();
     if (!next) return publish_error(Event::failed, std::move(next).error());

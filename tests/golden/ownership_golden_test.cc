@@ -1,5 +1,6 @@
 // Format version 1 of ownership records: the files in ownership/ were written once and are never changed. They are read as
 // what they are, and written again byte for byte.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -12,7 +13,7 @@ namespace pageferry {
 namespace {
 
 std::string bytes_of(const std::string& name) {
-  std::ifstream in(std::string(PAGEFERRY_GOLDEN_DIR) + "/ownership/" + name, std::ios::binary);
+  std::ifstream in(fmt::format("{}/ownership/{}", PAGEFERRY_GOLDEN_DIR, name), std::ios::binary);
   EXPECT_TRUE(in) << name;
   return {std::istreambuf_iterator<char>(in), {}};
 }

@@ -293,6 +293,23 @@ TEST_P(QemuDestinationTest, ImageThatASnapshotPutOnTopIsADifference) {
   EXPECT_THAT(compare_machines(*now, destination.machine), Contains(HasSubstr("over.qcow2")));
 }
 
+TEST_P(QemuDestinationTest, SnapshotsAndEjectedMediaBeforeTheMoveAreFollowed) {
+  make_image("-f qcow2 disk.qcow2 8M");
+  make_image("-f raw cd.iso 1M");
+  Vmm changed = source({"-m", "32", "-drive", "file=disk.qcow2,if=virtio,id=dr0,cache=none",
+                        "-drive", "file=cd.iso,format=raw,if=none,media=cdrom,id=cd0", "-device",
+                        "ide-cd,drive=cd0,id=cd"});
+  ASSERT_NE(changed.running.qmp, nullptr);
+  ASSERT_TRUE(ask(changed, "blockdev-snapshot-sync",
+                  {{"device", "dr0"}, {"snapshot-file", file("over.qcow2")}}));
+  const auto ejected = ask(changed, "eject", {{"id", "cd"}, {"force", true}});
+  ASSERT_TRUE(ejected) << ejected.error().message;
+  Vmm destination;
+  start_destination(changed, "a1", destination);
+  ASSERT_NE(destination.running.qmp, nullptr);
+  EXPECT_THAT(compare_machines(changed.machine, destination.machine), IsEmpty());
+}
+
 TEST_P(QemuDestinationTest, OtherMachineIsFoundInEveryPoint) {
   Vmm small = source({"-m", "64", "-device", "virtio-rng-pci,id=rng"});
   ASSERT_NE(small.running.qmp, nullptr);

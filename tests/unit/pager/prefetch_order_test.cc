@@ -139,23 +139,31 @@ TEST(Prefetcher, ARegionWithFewRedirtiedPagesGivesOnlyThoseFirst) {
   EXPECT_EQ(guest.next(prefetcher).run, run(0, kPrefetchRunPagesMax));
 }
 
-TEST(Prefetcher, ARegionThatFaultedTwiceGoesFirstFromTheFaultUpwards) {
+TEST(Prefetcher, ARegionThatFaultedGoesFirstFromTheFaultUpwards) {
   Guest guest(one_block(4 * kRegion));
   guest.store(0, 4 * kRegion);
   guest.store(0, kRegion, 9);
   Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
-  prefetcher.note_fault(PageIndex{2 * kRegion + 100});
   prefetcher.note_fault(PageIndex{2 * kRegion + 200});
   EXPECT_EQ(guest.next(prefetcher).run, run(2 * kRegion + 200, 56));
   EXPECT_EQ(guest.next(prefetcher).run, run(2 * kRegion, kPrefetchRunPagesMax));
 }
 
-TEST(Prefetcher, OneFaultAloneRaisesNothing) {
+TEST(Prefetcher, TheLatestFaultGoesBeforeEarlierOnes) {
   Guest guest(one_block(4 * kRegion));
   guest.store(0, 4 * kRegion);
   Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
-  prefetcher.note_fault(PageIndex{2 * kRegion + 100});
-  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
+  prefetcher.note_fault(PageIndex{1 * kRegion});
+  prefetcher.note_fault(PageIndex{3 * kRegion});
+  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{3 * kRegion});
+}
+
+TEST(Prefetcher, HotMeansNewerThanMostOfTheGuest) {
+  Guest guest(one_block(4 * kRegion));
+  guest.store(0, 4 * kRegion, 7);
+  guest.store(2 * kRegion, 100, 8);
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
+  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{2 * kRegion});
 }
 
 TEST(Prefetcher, ChoosesWholeBackingPages) {

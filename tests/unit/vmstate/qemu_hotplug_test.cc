@@ -148,5 +148,39 @@ TEST(ArgvWithHotplugTest, DeviceWithoutIdIsRefused) {
   EXPECT_THAT(updated("qemu", {{"devices", {anonymous}}}), HasSubstr("no id"));
 }
 
+json disk(const std::string& name, const json& images) {
+  return {{"disks", {{{"device", name}, {"removable", name == "cd"}, {"images", images}}}}};
+}
+
+TEST(ArgvWithHotplugTest, DriveGetsTheImageThatASnapshotPutOnTop) {
+  const json machine = disk("d", {{{"filename", "over,1.qcow2"}, {"format", "qcow2"}},
+                                  {{"filename", "a.img"}, {"format", "raw"}}});
+  const std::string once =
+      updated("qemu -drive file=a.img,if=none,id=d,format=raw,cache=none", machine);
+  EXPECT_EQ(once, "qemu -drive file=over,,1.qcow2,if=none,id=d,format=qcow2,cache=none");
+  EXPECT_EQ(updated(once, machine), once);
+}
+
+TEST(ArgvWithHotplugTest, EjectedAndChangedMediaAreFollowed) {
+  EXPECT_EQ(updated("qemu -drive file=a.iso,id=cd,media=cdrom", disk("cd", json::array())),
+            "qemu -drive id=cd,media=cdrom");
+  EXPECT_EQ(updated("qemu -drive id=cd,media=cdrom",
+                    disk("cd", {{{"filename", "b.iso"}, {"format", "raw"}}})),
+            "qemu -drive id=cd,media=cdrom,file=b.iso,format=raw");
+}
+
+TEST(ArgvWithHotplugTest, ImagesThatDidNotChangeOrCannotBeToldStayAsTheyAre) {
+  for (const char* argv :
+       {"qemu -drive file=a.img,id=d", "qemu -drive file.driver=file,file.filename=a.img,id=d",
+        "qemu -drive file=a.img"}) {
+    EXPECT_EQ(updated(argv, disk("d", {{{"filename", "a.img"}, {"format", "raw"}}})), argv);
+  }
+  EXPECT_EQ(updated("qemu -drive file=a.img,id=d",
+                    disk("d", {{{"filename", "json:{}"}, {"format", "raw"}}})),
+            "qemu -drive file=a.img,id=d");
+  EXPECT_EQ(updated("qemu -drive file=a.img,id=d", disk("d", json::array())),
+            "qemu -drive file=a.img,id=d");
+}
+
 }  // namespace
 }  // namespace pageferry
