@@ -30,10 +30,12 @@ Result<std::string> query_machine_type(QmpClient& qmp, Deadline deadline);
 Result<nlohmann::json> query_devices(QmpClient& qmp, Deadline deadline);
 
 // Differences that matter to the guest, in plain words, "source has ..., destination has ...".
-// Empty = the destination may take the guest. Both arguments come from describe_machine() or a
-// manifest; a malformed one is a difference.
+// Empty = the destination may take the guest. Both machines come from describe_machine() or a
+// manifest; a malformed one is a difference. Names of images that are relative (QEMU gives names
+// back as it was told them) count from `working_directory`, which both QEMUs have.
 std::vector<std::string> compare_machines(const nlohmann::json& source,
-                                          const nlohmann::json& destination);
+                                          const nlohmann::json& destination,
+                                          const std::string& working_directory);
 
 // What was changed in the source since it started, as changes to its own argv: hot-plugged DIMMs, CPUs and common devices are appended,
 // unplugged devices with an id are taken out, drives with an id get the image that is on top now. Idempotent. Errors: unsupported, naming

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 
 #include "vmstate/qemu_machine.h"
@@ -146,16 +147,31 @@ std::string images_text(const json& images) {
   return text.empty() ? "no medium" : text;
 }
 
-void compare_disks(const json& source, const json& destination, Differences& differences) {
+// The same with file names made absolute; "nbd://..." and "json:{...}" are no file names.
+json absolute_images(json images, const std::string& working_directory) {
+  for (json& image : images) {
+    const std::string name = image.value("filename", "");
+    const std::string scheme = name.substr(0, name.find('/'));
+    if (name.empty() || name.starts_with('/') || scheme.find(':') != std::string::npos) continue;
+    image["filename"] =
+        (std::filesystem::path(working_directory) / name).lexically_normal().string();
+  }
+  return images;
+}
+
+void compare_disks(const json& source, const json& destination,
+                   const std::string& working_directory, Differences& differences) {
   // By drive name where there is one, else by the device it is plugged into.
   const auto key = [](const json& disk) {
     const std::string device = shown(member(disk, "device"));
     return device.empty() ? shown(member(disk, "qdev")) : device;
   };
   compare_keyed("disk", keyed(source, key), keyed(destination, key), differences,
-                [&differences](const std::string& what, const json& a, const json& b) {
-                  const std::string mine = images_text(member(a, "images"));
-                  const std::string theirs = images_text(member(b, "images"));
+                [&](const std::string& what, const json& a, const json& b) {
+                  const std::string mine =
+                      images_text(absolute_images(member(a, "images"), working_directory));
+                  const std::string theirs =
+                      images_text(absolute_images(member(b, "images"), working_directory));
                   if (mine != theirs) {
                     differences.push_back(fmt::format("{}: source has {} open, destination has {}",
                                                       what, mine, theirs));
@@ -170,7 +186,8 @@ void compare_disks(const json& source, const json& destination, Differences& dif
 
 }  // namespace
 
-std::vector<std::string> compare_machines(const json& source, const json& destination) try {
+std::vector<std::string> compare_machines(const json& source, const json& destination,
+                                          const std::string& working_directory) try {
   Differences differences;
   for (const json* side : {&source, &destination}) {
     if (side->is_object() && side->contains("machine-type")) continue;
@@ -194,7 +211,8 @@ std::vector<std::string> compare_machines(const json& source, const json& destin
                          differences);
   compare_ram_blocks(member(source, "ram-blocks"), member(destination, "ram-blocks"), differences);
   compare_devices(member(source, "devices"), member(destination, "devices"), differences);
-  compare_disks(member(source, "disks"), member(destination, "disks"), differences);
+  compare_disks(member(source, "disks"), member(destination, "disks"), working_directory,
+                differences);
   return differences;
 } catch (const json::exception& e) {
   return {fmt::format("a machine description is malformed: {}", e.what())};

@@ -1,4 +1,4 @@
-"""The methods that are compared, each as a function (guest, store) -> Move. The guest runs in its
+"""The methods that are compared, each as a function (guest, store, recorder) -> Move. The guest runs in its
 first QEMU and ends in another.
 
 Same conditions for all: same guest, same downtime limit, no bandwidth limit, the destination's QEMU
@@ -67,9 +67,10 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _live(guest, uri, capabilities=(), postcopy=False):
+def _live(guest, recorder, uri, capabilities=(), postcopy=False):
     """QEMU's own migration over a socket."""
     target_path = guest.start(incoming="defer")
+    recorder.wait_for_monitors(2, 10)
     with Qmp(guest.qmp_path) as source, Qmp(target_path) as target:
         _capabilities(target, *capabilities)
         _capabilities(source, *capabilities)
@@ -85,29 +86,31 @@ def _live(guest, uri, capabilities=(), postcopy=False):
     return Move(started, ended, ended)
 
 
-def precopy_tcp(guest, store):
-    return _live(guest, f"tcp:127.0.0.1:{_free_port()}")
+def precopy_tcp(guest, store, recorder):
+    return _live(guest, recorder, f"tcp:127.0.0.1:{_free_port()}")
 
 
-def precopy_unix(guest, store):
-    return _live(guest, f"unix:{guest.directory}/move.sock")
+def precopy_unix(guest, store, recorder):
+    return _live(guest, recorder, f"unix:{guest.directory}/move.sock")
 
 
-def postcopy_preempt(guest, store):
+def postcopy_preempt(guest, store, recorder):
     return _live(
         guest,
+        recorder,
         f"unix:{guest.directory}/move.sock",
         ("postcopy-ram", "postcopy-preempt"),
         postcopy=True,
     )
 
 
-def mapped_ram(guest, store):
+def mapped_ram(guest, store, recorder):
     """Live save into a mapped-ram file with multifd and direct-io, then load from it: QEMU's own
     way through storage."""
     path = Path(store) / "mapped-ram"
     target_path = guest.start(incoming="defer")
     channels = {"multifd_channels": _MULTIFD_CHANNELS, "direct_io": True}
+    recorder.wait_for_monitors(2, 10)
     with Qmp(guest.qmp_path) as source, Qmp(target_path) as target:
         for qmp in (source, target):
             _capabilities(qmp, "mapped-ram", "multifd")
@@ -121,7 +124,7 @@ def mapped_ram(guest, store):
     return Move(started, evicted, resumed)
 
 
-def thrown_away(guest, store):
+def thrown_away(guest, store, recorder):
     """Floor (a): the stream into a reader that throws it away. The guest then goes on at the
     source; only the eviction time counts."""
     path = f"{guest.directory}/sink.sock"
@@ -144,7 +147,7 @@ def thrown_away(guest, store):
     return Move(started, ended, ended)
 
 
-def pageferry(guest, store, *options):
+def pageferry(guest, store, recorder, *options):
     """The program. Its eviction-time is taken from its final report; resident is when it ends,
     which is when it says so."""
     outcome = ferry.migrate(

@@ -47,7 +47,7 @@ def one_run(name, config, store_root):
             guest.wait_ready()
             with EventRecorder(guest) as recorder, measure.SpaceSampler(store) as space:
                 measure.settle(guest)
-                move = method(guest, store)
+                move = method(guest, store, recorder)
                 if name.startswith("thrown-away"):
                     return {"eviction-s": move.evicted - move.started}
                 recorder.wait("RESUME", move.started, 30)

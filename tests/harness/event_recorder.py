@@ -48,6 +48,15 @@ class EventRecorder:
                 monitor.events.clear()
             self._stop.wait(_PERIOD_S)
 
+    def wait_for_monitors(self, count, timeout_s):
+        """Returns when so many QEMUs of the guest are listened to: a QEMU that starts late has its
+        first events missed."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._monitors) < count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"only {len(self._monitors)} of {count} QEMUs answer")
+            self._stop.wait(0.02)
+
     def times(self, name, since=0.0):
         """(time, pid) of every event of that name since then, in order of time."""
         with self._lock:

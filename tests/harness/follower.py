@@ -49,8 +49,8 @@ class Follower:
     def close(self):
         self._stop = True
         self._thread.join()
-        for stream in self._streams.values():
-            os.close(stream.fd)
+        while self._streams:
+            os.close(self._streams.popitem()[1].fd)
 
     def qemus(self):
         """The QEMUs of the guest as of the last look, at most _SCAN_S ago; for those who look

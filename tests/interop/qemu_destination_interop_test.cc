@@ -173,7 +173,8 @@ TEST_P(QemuDestinationTest, RichCommandLineGivesAnEqualMachineBesideTheSource) {
   Vmm destination;
   start_destination(user_vmm, "a1", destination);
   ASSERT_NE(destination.running.qmp, nullptr);
-  EXPECT_THAT(compare_machines(user_vmm.machine, destination.machine), IsEmpty());
+  EXPECT_THAT(compare_machines(user_vmm.machine, destination.machine, directory_.path()),
+              IsEmpty());
   EXPECT_EQ((*ask(destination, "query-status"))["status"], "inmigrate");
 
   std::ifstream log(file("serial.log"));
@@ -220,7 +221,7 @@ TEST_P(QemuDestinationTest, EachDestinationOfTheLastHasTheSameCommandLineLength)
     Vmm next;
     start_destination(last, run_id, next);
     ASSERT_NE(next.running.qmp, nullptr);
-    EXPECT_THAT(compare_machines(last.machine, next.machine), IsEmpty());
+    EXPECT_THAT(compare_machines(last.machine, next.machine, directory_.path()), IsEmpty());
     lengths.push_back(next.command.argv.size());
     ASSERT_TRUE(end_qemu(last.running.identity, last.running.qmp.get(), EndBounds{}));
     last.running.qmp.reset();
@@ -262,7 +263,7 @@ TEST_P(QemuDestinationTest, HotPluggedPartsAreThereAtTheDestination) {
   Vmm destination;
   start_destination(plugged, "a1", destination);
   ASSERT_NE(destination.running.qmp, nullptr);
-  EXPECT_THAT(compare_machines(plugged.machine, destination.machine), IsEmpty());
+  EXPECT_THAT(compare_machines(plugged.machine, destination.machine, directory_.path()), IsEmpty());
 }
 
 TEST_P(QemuDestinationTest, DeviceThatCannotBeWrittenAsAnOptionIsRefusedByName) {
@@ -284,13 +285,14 @@ TEST_P(QemuDestinationTest, ImageThatASnapshotPutOnTopIsADifference) {
   Vmm destination;
   start_destination(snapped, "a1", destination);
   ASSERT_NE(destination.running.qmp, nullptr);
-  EXPECT_THAT(compare_machines(snapped.machine, destination.machine), IsEmpty());
+  EXPECT_THAT(compare_machines(snapped.machine, destination.machine, directory_.path()), IsEmpty());
   const auto snapshot = ask(snapped, "blockdev-snapshot-sync",
                             {{"device", "dr0"}, {"snapshot-file", file("over.qcow2")}});
   ASSERT_TRUE(snapshot) << snapshot.error().message;
   const auto now = describe_machine(snapped.qmp(), soon());
   ASSERT_TRUE(now) << now.error().message;
-  EXPECT_THAT(compare_machines(*now, destination.machine), Contains(HasSubstr("over.qcow2")));
+  EXPECT_THAT(compare_machines(*now, destination.machine, directory_.path()),
+              Contains(HasSubstr("over.qcow2")));
 }
 
 TEST_P(QemuDestinationTest, SnapshotsAndEjectedMediaBeforeTheMoveAreFollowed) {
@@ -307,7 +309,7 @@ TEST_P(QemuDestinationTest, SnapshotsAndEjectedMediaBeforeTheMoveAreFollowed) {
   Vmm destination;
   start_destination(changed, "a1", destination);
   ASSERT_NE(destination.running.qmp, nullptr);
-  EXPECT_THAT(compare_machines(changed.machine, destination.machine), IsEmpty());
+  EXPECT_THAT(compare_machines(changed.machine, destination.machine, directory_.path()), IsEmpty());
 }
 
 TEST_P(QemuDestinationTest, OtherMachineIsFoundInEveryPoint) {
@@ -320,7 +322,7 @@ TEST_P(QemuDestinationTest, OtherMachineIsFoundInEveryPoint) {
         file("other"), file("other.log"), testing_support::QemuUnderTest::executable(GetParam()), 0,
         {}, other);
   ASSERT_NE(other.running.qmp, nullptr);
-  const auto differences = compare_machines(small.machine, other.machine);
+  const auto differences = compare_machines(small.machine, other.machine, directory_.path());
   for (const char* what : {"machine type:", "CPU ", "memory:", "RAM block pc.ram size",
                            "device rng: only the source"}) {
     EXPECT_THAT(differences, Contains(HasSubstr(what)));

@@ -44,6 +44,12 @@ def expect(condition, what):
         raise SystemExit(1)
 
 
+def wait_for_monitor(qmp_path):
+    """A QEMU's second monitor comes up last."""
+    with Qmp(str(Path(qmp_path).with_name("watch.sock"))) as monitor:
+        monitor.command("query-status")
+
+
 class Move:
     """One guest, its page file, and its destination QEMU."""
 
@@ -60,9 +66,7 @@ class Move:
 
     def start_destination(self, *options):
         self.destination = self.guest.start(incoming="defer", qemu_options=["-S", *options])
-        # Its second monitor comes up last.
-        with Qmp(str(Path(self.destination).with_name("watch.sock"))) as monitor:
-            monitor.command("query-status")
+        wait_for_monitor(self.destination)
         newest = max(processes.qemus_of(self.guest.uuid), key=lambda qemu: qemu.pid)
         self.pid = newest.pid
 
@@ -209,6 +213,7 @@ def refusals(move):
     errors = move.serve("restore").communicate(timeout=60)[1]
     expect("RAM block 'pc.ram'" in errors, f"less memory is refused: {errors.strip()}")
     running = move.guest.start()
+    wait_for_monitor(running)
     process = subprocess.run([move.probe, "restore", "--qmp", running, "--dir", str(move.store),
                               "--channel", str(move.directory / "x")], capture_output=True, text=True)
     expect("not waiting for a migration" in process.stderr,

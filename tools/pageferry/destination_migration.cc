@@ -102,7 +102,7 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
 }
 
 std::vector<std::string> DestinationMigration::differences() const {
-  return compare_machines(manifest_.machine, machine_);
+  return compare_machines(manifest_.machine, machine_, manifest_.source.working_directory);
 }
 
 bool DestinationMigration::claims_before_load() const {

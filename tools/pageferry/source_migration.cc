@@ -223,7 +223,8 @@ Result<void> SourceMigration::check_machines() {
   if (machines_compared_ || !link_) return {};
   PF_ASSIGN(const nlohmann::json machine,
             describe_machine(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
-  const auto differences = compare_machines(machine, destination_machine_);
+  const auto differences =
+      compare_machines(machine, destination_machine_, vm_.process.working_directory);
   if (!differences.empty()) {
     return fail(Errc::invalid,
                 fmt::format("the destination's machine differs: {}", fmt::join(differences, "; ")));

@@ -37,13 +37,21 @@ json machine() {
 std::string difference_after(const std::function<void(json&)>& change) {
   json destination = machine();
   change(destination);
-  const auto differences = compare_machines(machine(), destination);
+  const auto differences = compare_machines(machine(), destination, "/work");
   EXPECT_EQ(differences.size(), 1U);
   return differences.empty() ? "" : differences[0];
 }
 
 TEST(CompareMachinesTest, EqualOnesHaveNoDifference) {
-  EXPECT_THAT(compare_machines(machine(), machine()), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), machine(), "/work"), IsEmpty());
+}
+
+TEST(CompareMachinesTest, RelativeImageIsTheOneInTheWorkingDirectory) {
+  json destination = machine();
+  destination["disks"][0]["images"][1]["filename"] = "/work/base.img";
+  EXPECT_THAT(compare_machines(machine(), destination, "/work"), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), destination, "/elsewhere"),
+              ElementsAre(HasSubstr("/elsewhere/base.img")));
 }
 
 TEST(CompareMachinesTest, WhatCannotMatterIsIgnored) {
@@ -57,7 +65,7 @@ TEST(CompareMachinesTest, WhatCannotMatterIsIgnored) {
       true;  // plugged at run time there, on the command line here
   destination["devices"][1]["path"] = "/machine/peripheral-anon/device[7]";
   destination["cpus"][0]["path"] = "/machine/unattached/device[9]";
-  EXPECT_THAT(compare_machines(machine(), destination), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), destination, "/work"), IsEmpty());
 }
 
 TEST(CompareMachinesTest, MachineTypeIsNamedOnBothSides) {
@@ -119,27 +127,28 @@ TEST(CompareMachinesTest, DevicesAreFoundByIdOrByPlace) {
 TEST(CompareMachinesTest, PropertyThatTheOtherVersionDoesNotHaveIsNoDifference) {
   json destination = machine();
   destination["devices"][0]["properties"].erase("mac");
-  EXPECT_THAT(compare_machines(machine(), destination), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), destination, "/work"), IsEmpty());
 }
 
 TEST(CompareMachinesTest, WholeImageChainIsCompared) {
   EXPECT_EQ(difference_after([](json& d) { d["disks"][0]["images"].erase(0); }),
-            "disk dr0: source has top.qcow2 on base.img open, destination has base.img");
+            "disk dr0: source has /work/top.qcow2 on /work/base.img open, destination has /work/base.img");
   EXPECT_EQ(difference_after([](json& d) {
               d["disks"][1]["images"].push_back({{"filename", "x.iso"}});
             }),
-            "disk cd0: source has no medium open, destination has x.iso");
+            "disk cd0: source has no medium open, destination has /work/x.iso");
   EXPECT_THAT(difference_after([](json& d) { d["disks"][0]["read-only"] = true; }),
               HasSubstr("read-only"));
 }
 
 TEST(CompareMachinesTest, MalformedDescriptionIsADifference) {
-  EXPECT_THAT(compare_machines(json(), machine()),
+  EXPECT_THAT(compare_machines(json(), machine(), "/work"),
               ElementsAre(HasSubstr("source's machine is not described")));
-  EXPECT_THAT(compare_machines(machine(), json::array()), ElementsAre(HasSubstr("destination's")));
+  EXPECT_THAT(compare_machines(machine(), json::array(), "/work"),
+              ElementsAre(HasSubstr("destination's")));
   json broken = machine();
   broken["cpu-features"]["eax=1 EDX"] = "many";
-  EXPECT_THAT(compare_machines(broken, machine()), ElementsAre(HasSubstr("malformed")));
+  EXPECT_THAT(compare_machines(broken, machine(), "/work"), ElementsAre(HasSubstr("malformed")));
 }
 
 }  // namespace
