@@ -1,4 +1,5 @@
-// The end of a page file: what the map blocks on the store lack goes to the delta, then everything
+// The end of a page file: what the map blocks on the store lack goes to the delta, behind the
+// checksums of all map blocks, then everything
 // is made durable, then the commit record is written and made durable. Only after that second sync
 // is the image valid, and a crash before it leaves a commit block of zeros, a torn one (checksum),
 // or a good one with everything it vouches for already durable (W4).
@@ -7,6 +8,7 @@
 #include <algorithm>
 
 #include "pager/page_file_writer.h"
+#include "transport/little_endian.h"
 
 namespace pageferry {
 
@@ -16,7 +18,7 @@ Result<CommitInfo> PageFileWriter::finish_and_commit() {
   if (state_ == State::brownout) PF_TRY(begin_blackout());
   const auto commit = [this]() -> Result<CommitRecord> {
     CommitRecord record = make_record();
-    PF_TRY(write_delta(record));
+    PF_TRY(write_index(record));
     record.file_bytes = used_bytes();
     PF_TRY(queue_->sync());
     PF_TRY(write_commit(record));
@@ -45,7 +47,8 @@ CommitRecord PageFileWriter::make_record() const {
   return record;
 }
 
-Result<void> PageFileWriter::write_delta(CommitRecord& record) {
+// What the map blocks on the store lack.
+std::vector<DeltaEntry> PageFileWriter::delta_entries() const {
   std::vector<DeltaEntry> entries;
   for (std::uint64_t number = 0; number < map_states_.size(); ++number) {
     const MapBlockState& state = map_states_[number];
@@ -56,17 +59,48 @@ Result<void> PageFileWriter::write_delta(CommitRecord& record) {
       entries.push_back({page, map_.get(page)});
     }
   }
+  return entries;
+}
+
+// The checksums of the map blocks and the delta, in one piece: a reader that has the map already needs nothing else.
+Result<void> PageFileWriter::write_index(CommitRecord& record) {
+  const std::vector<DeltaEntry> entries = delta_entries();
   record.delta_entries = entries.size();
   counters_.delta_entries.store(entries.size(), std::memory_order_relaxed);
+  const std::uint64_t checksums_bytes = header_.map_checksum_blocks() * kFileBlockBytes;
+  PF_TRY(reserve_index(checksums_bytes + record.delta_blocks() * kFileBlockBytes));
+  record.map_checksums_offset = tail_next_;
+  PF_TRY(write_map_checksums());
   if (entries.empty()) return {};
-  const std::uint64_t bytes = record.delta_blocks() * kFileBlockBytes;
-  if (bytes > tail_end_ - tail_next_) {
-    const std::uint64_t slots_end = header_.slots_offset + bytes_of_pages(slots_);
-    if (tail_next_ < slots_end) tail_next_ = slots_end;
-    tail_end_ = tail_next_ + bytes;
-    PF_TRY(queue_->allocate(tail_next_, bytes));
-  }
   record.delta_offset = tail_next_;
+  return write_delta(record, entries);
+}
+
+// Room for so many bytes in a row at tail_next_.
+Result<void> PageFileWriter::reserve_index(std::uint64_t bytes) {
+  if (bytes <= tail_end_ - tail_next_) return {};
+  const std::uint64_t slots_end = header_.slots_offset + bytes_of_pages(slots_);
+  if (tail_next_ < slots_end) tail_next_ = slots_end;
+  tail_end_ = tail_next_ + bytes;
+  return queue_->allocate(tail_next_, bytes);
+}
+
+Result<void> PageFileWriter::write_map_checksums() {
+  for (std::size_t first = 0; first < map_states_.size(); first += kMapChecksumsPerBlock) {
+    PF_ASSIGN(const FileBlock block,
+              queue_->stage(WriteStream::append, tail_next_, WriteQueue::Place::fresh));
+    std::fill(block.begin(), block.end(), std::byte{0});
+    const std::size_t count = std::min(kMapChecksumsPerBlock, map_states_.size() - first);
+    for (std::size_t i = 0; i < count; ++i) {
+      store_le<std::uint32_t>(block, i * sizeof(std::uint32_t), map_states_[first + i].crc);
+    }
+    tail_next_ += kFileBlockBytes;
+  }
+  return {};
+}
+
+Result<void> PageFileWriter::write_delta(CommitRecord& record,
+                                         std::span<const DeltaEntry> entries) {
   std::span<const DeltaEntry> left = entries;
   for (std::uint32_t number = 0; !left.empty(); ++number) {
     PF_ASSIGN(const FileBlock block,

@@ -45,7 +45,8 @@ constexpr std::size_t kDeltaEntriesAt = 88;
 constexpr std::size_t kMapCrcAt = 96;
 constexpr std::size_t kDeltaCrcAt = 100;
 constexpr std::size_t kVersionMaxAt = 104;
-constexpr std::size_t kCommitEndAt = 108;
+constexpr std::size_t kMapChecksumsOffsetAt = 108;
+constexpr std::size_t kCommitEndAt = 116;
 // Layout table, one record per RAM block: length, backing page, name length, name.
 constexpr std::size_t kLayoutRecordBytes = 18;
 constexpr std::size_t kLayoutBackingAt = 8;
@@ -258,6 +259,7 @@ void encode_commit(const CommitRecord& r, FileBlock to) {
   store_le<std::uint32_t>(to, kMapCrcAt, r.map_crc);
   store_le<std::uint32_t>(to, kDeltaCrcAt, r.delta_crc);
   store_le<std::uint32_t>(to, kVersionMaxAt, r.version_max);
+  store_le<std::uint64_t>(to, kMapChecksumsOffsetAt, r.map_checksums_offset);
   store_le<std::uint32_t>(to, kCrcAt, page_file_block_crc(r.file_id, to, kCrcAt));
 }
 
@@ -283,16 +285,23 @@ Result<void> check_commit_fields(const PageFileHeader& h, const CommitRecord& r)
     return page_file_corrupt(
         fmt::format("committed size {} is not a multiple of {}", r.file_bytes, kFileBlockBytes));
   }
-  const std::uint64_t delta_bytes = r.delta_blocks() * kFileBlockBytes;
-  const bool delta_fits = r.delta_entries == 0 ? r.delta_offset == 0
-                                               : r.delta_offset >= h.tail_offset &&
-                                                     is_page_aligned(r.delta_offset) &&
-                                                     r.delta_offset <= r.file_bytes &&
-                                                     delta_bytes <= r.file_bytes - r.delta_offset;
+  const auto fits = [&](std::uint64_t offset, std::uint64_t blocks) {
+    return offset >= h.tail_offset && is_page_aligned(offset) && offset <= r.file_bytes &&
+           blocks * kFileBlockBytes <= r.file_bytes - offset;
+  };
+  if (!fits(r.map_checksums_offset, h.map_checksum_blocks())) {
+    return page_file_corrupt(
+        fmt::format("map checksums of {} blocks at offset {} do not fit between {} and {}",
+                    h.map_checksum_blocks(), r.map_checksums_offset, h.tail_offset, r.file_bytes));
+  }
+  const std::uint64_t behind = r.map_checksums_offset + h.map_checksum_blocks() * kFileBlockBytes;
+  const bool delta_fits = r.delta_entries == 0
+                              ? r.delta_offset == 0
+                              : r.delta_offset == behind && fits(behind, r.delta_blocks());
   if (!delta_fits) {
     return page_file_corrupt(
         fmt::format("delta of {} entries at offset {} does not fit between {} and {}",
-                    r.delta_entries, r.delta_offset, h.tail_offset, r.file_bytes));
+                    r.delta_entries, r.delta_offset, behind, r.file_bytes));
   }
   return {};
 }
@@ -316,6 +325,7 @@ Result<CommitRecord> decode_commit(const PageFileHeader& header, ConstFileBlock 
   r.map_crc = load_le<std::uint32_t>(from, kMapCrcAt);
   r.delta_crc = load_le<std::uint32_t>(from, kDeltaCrcAt);
   r.version_max = load_le<std::uint32_t>(from, kVersionMaxAt);
+  r.map_checksums_offset = load_le<std::uint64_t>(from, kMapChecksumsOffsetAt);
   PF_TRY(check_commit_fields(header, r));
   return r;
 }

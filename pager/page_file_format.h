@@ -5,7 +5,7 @@
 //   page block 1        commit        zeros until the file is complete and durable; then written
 //   once, never again block 2 ...    layout        the RAM blocks map            one 16-byte entry
 //   for each page, 255 to a block tail           what was dirty when the guest was stopped, and
-//   after it the delta: the map entries that changed since
+//   after it the checksums of all map blocks, and the delta: the map entries that changed since
 //                  their map block was written
 //   slots          every other page, in the order in which pages were first stored; overflow of the
 //   tail behind them
@@ -44,6 +44,7 @@ inline constexpr std::size_t kMapEntriesPerBlock = 255;
 inline constexpr std::size_t kDeltaEntryBytes = 24;
 inline constexpr std::size_t kDeltaEntriesPerBlock = 170;
 inline constexpr std::size_t kMapBlockHeaderBytes = 16;
+inline constexpr std::size_t kMapChecksumsPerBlock = kFileBlockBytes / sizeof(std::uint32_t);
 static_assert(kMapBlockHeaderBytes + kMapEntriesPerBlock * kMapEntryBytes == kFileBlockBytes);
 static_assert(kMapBlockHeaderBytes + kDeltaEntriesPerBlock * kDeltaEntryBytes == kFileBlockBytes);
 
@@ -68,21 +69,27 @@ struct PageFileHeader {
   std::uint64_t map_blocks() const {
     return (pages + kMapEntriesPerBlock - 1) / kMapEntriesPerBlock;
   }
+  // Blocks that the checksums of the map blocks take.
+  std::uint64_t map_checksum_blocks() const {
+    return (map_blocks() + kMapChecksumsPerBlock - 1) / kMapChecksumsPerBlock;
+  }
   friend bool operator==(const PageFileHeader&, const PageFileHeader&) = default;
 };
 
 struct CommitRecord {
   Id128 file_id{};
-  Id128 commit_id{};               // random; names this image in records outside
-  std::uint64_t file_bytes = 0;    // the file is at least this long
-  std::uint64_t stored_pages = 0;  // pages with content
-  std::uint64_t tail_pages = 0;    // of them, stored while the guest was stopped
-  std::uint64_t slots = 0;         // slots handed out
-  std::uint64_t delta_offset = 0;  // 0 when there is no delta
+  Id128 commit_id{};                       // random; names this image in records outside
+  std::uint64_t file_bytes = 0;            // the file is at least this long
+  std::uint64_t stored_pages = 0;          // pages with content
+  std::uint64_t tail_pages = 0;            // of them, stored while the guest was stopped
+  std::uint64_t slots = 0;                 // slots handed out
+  std::uint64_t map_checksums_offset = 0;  // the checksums of all map blocks, 4 bytes each
+  std::uint64_t delta_offset = 0;          // right behind them; 0 when there is no delta
   std::uint64_t delta_entries = 0;
-  std::uint32_t map_crc =
-      0;  // over the checksums of all map blocks, in order: a map block that was never
-  std::uint32_t delta_crc = 0;    // written or is an old one is noticed. The same for delta blocks.
+  // Over the checksums of all map blocks, in order: a map block that was never written, or is an old
+  // one, is noticed. The same for delta blocks.
+  std::uint32_t map_crc = 0;
+  std::uint32_t delta_crc = 0;
   std::uint32_t version_max = 0;  // highest version of a page: that of the blackout pass
   std::uint64_t delta_blocks() const {
     return (delta_entries + kDeltaEntriesPerBlock - 1) / kDeltaEntriesPerBlock;

@@ -1,163 +1,167 @@
-// Header, commit record, layout, map, delta, in this order; each is checked before the next is
-// looked for. The map is read into its final place with several large reads in flight; its blocks'
-// checksums are then chained and compared with the commit record, which catches a map block that is
-// valid but old.
+// Header, commit record, layout, then the index (checksums of the map blocks, delta), then the map blocks that are not in
+// hand yet, then the delta's entries; each is checked before the next is looked for. A block that is valid but old is found
+// by its checksum, which is not the committed one.
 #include "pager/page_file_image.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
+
+#include "pager/page_file_pieces.h"
+#include "transport/crc32c.h"
+#include "transport/little_endian.h"
 
 namespace pageferry {
 namespace {
 
-constexpr std::size_t kReadBytes = std::size_t{1} << 20;
-constexpr unsigned kReadsInFlight = 4;
+using Bytes = std::span<const std::byte>;
 
-using PieceCheck = std::function<Result<void>(std::size_t at, std::size_t bytes)>;
-
-Result<void> accept_piece(std::size_t, std::size_t) {
-  return {};
+std::uint32_t committed_crc(Bytes checksums, std::uint64_t number) {
+  return load_le<std::uint32_t>(checksums, number * sizeof(std::uint32_t));
 }
 
-// Reads bytes.size() bytes, large pieces, a few at a time; each is checked while the others are on
-// their way. On an error what is in flight is waited for, as far as the bounds let us.
-Result<void> read_all(StorageFile& file, std::span<std::byte> bytes, std::uint64_t offset,
-                      const WaitBounds& bounds, const PieceCheck& check) {
-  Result<void> outcome;
-  std::vector<IoDone> done;
-  std::size_t next = 0;
-  const unsigned in_flight_max = std::min(kReadsInFlight, file.queue_depth());
-  while ((outcome && next < bytes.size()) || file.in_flight() > 0) {
-    while (outcome && next < bytes.size() && file.in_flight() < in_flight_max) {
-      const std::size_t piece = std::min(kReadBytes, bytes.size() - next);
-      outcome =
-          file.submit_read(bytes.subspan(next, piece), offset + next, next, IoPriority::demand);
-      next += piece;
-    }
-    if (file.in_flight() == 0) break;
-    done.clear();
-    PF_TRY(wait_for_completions(file, bounds, done));
-    for (IoDone& one : done) {
-      if (!outcome) continue;
-      outcome = std::move(one.outcome);
-      if (outcome) outcome = check(one.tag, std::min(kReadBytes, bytes.size() - one.tag));
-    }
-  }
-  return outcome;
+// The committed checksums of the map blocks.
+Result<void> check_checksums(const PageFileImage& image, Bytes checksums) {
+  const std::size_t used = image.header.map_blocks() * sizeof(std::uint32_t);
+  const std::uint32_t computed = crc32c(checksums.first(used));
+  if (computed == image.record.map_crc) return {};
+  return page_file_corrupt(
+      fmt::format("map checksums have checksum {:#010x}, committed was {:#010x}", computed,
+                  image.record.map_crc));
 }
 
-struct MapFacts {
-  std::vector<std::uint32_t> crcs;  // of the map blocks
-  std::uint64_t stored = 0;         // pages with content
-};
-
-// The map blocks in [at, at + bytes) of the map: checksum, number, and every entry.
-Result<void> check_map_piece(const PageFileImage& image, std::size_t at, std::size_t bytes,
-                             MapFacts& facts) {
-  for (std::uint64_t number = at / kFileBlockBytes; number < (at + bytes) / kFileBlockBytes;
-       ++number) {
-    const ConstFileBlock block = image.map.block(number);
-    PF_ASSIGN(facts.crcs[number], open_map_block(image.header.file_id, number, block));
+// One map block as it was just read.
+Result<MapBlockFacts> check_map_block(const PageFileImage& image, Bytes checksums,
+                                      std::uint64_t number) {
+  const ConstFileBlock block = image.map.block(number);
+  PF_ASSIGN(const MapBlockFacts facts, examine_map_block(image.header, number, block));
+  if (facts.version_max > image.record.version_max ||
+      facts.location_end > image.record.file_bytes / kFileBlockBytes) {
     const std::uint64_t first = number * kMapEntriesPerBlock;
-    const std::uint64_t entries = std::min(kMapEntriesPerBlock, image.map.pages() - first);
-    for (std::uint64_t i = 0; i < entries; ++i) {
-      const MapEntry entry = load_map_entry(block, i);
-      if (!entry_is_sound(image.header, image.record, entry)) {
-        return check_entry(image.header, image.record, PageIndex{first + i}, entry);
-      }
-      if (!entry.is_zero()) ++facts.stored;
+    for (std::uint64_t i = 0; i < kMapEntriesPerBlock; ++i) {
+      PF_TRY(
+          check_entry(image.header, image.record, PageIndex{first + i}, load_map_entry(block, i)));
     }
   }
-  return {};
+  const std::uint32_t committed = committed_crc(checksums, number);
+  if (facts.crc == committed) return facts;
+  return page_file_corrupt(
+      fmt::format("map block {} is valid but not the one that was committed: checksum {:#010x}, "
+                  "committed {:#010x}",
+                  number, facts.crc, committed));
 }
 
-Result<void> load_map(StorageFile& file, const WaitBounds& bounds, PageFileImage& image,
-                      MapFacts& facts) {
-  facts.crcs.resize(image.map.blocks());
-  PF_TRY(read_all(
-      file, image.map.bytes(), image.header.map_offset, bounds,
-      [&](std::size_t at, std::size_t bytes) { return check_map_piece(image, at, bytes, facts); }));
-  std::uint32_t chain = 0;
-  for (const std::uint32_t crc : facts.crcs) chain = chain_crc(chain, crc);
-  if (chain != image.record.map_crc) {
-    return page_file_corrupt(
-        fmt::format("map blocks are valid but not those that were committed: checksum {:#010x}, "
-                    "committed {:#010x}",
-                    chain, image.record.map_crc));
+// The map blocks that are not in hand as they were committed, in pieces of neighbours.
+std::vector<FilePiece> missing_pieces(PageFileImage& image, std::span<const MapBlockFacts> facts,
+                                      Bytes checksums) {
+  const auto in_hand = [&](std::uint64_t number) {
+    return facts[number].sound && facts[number].crc == committed_crc(checksums, number);
+  };
+  std::vector<FilePiece> pieces;
+  std::uint64_t first = 0;
+  while (first < facts.size()) {
+    if (in_hand(first)) {
+      ++first;
+      continue;
+    }
+    std::uint64_t end = first + 1;
+    while (end < facts.size() && !in_hand(end)) ++end;
+    const std::span<std::byte> bytes =
+        image.map.bytes().subspan(first * kFileBlockBytes, (end - first) * kFileBlockBytes);
+    const auto more = pieces_of(image.header.map_offset + first * kFileBlockBytes, bytes);
+    pieces.insert(pieces.end(), more.begin(), more.end());
+    first = end;
   }
-  return {};
+  return pieces;
 }
 
-Result<void> load_delta(StorageFile& file, const WaitBounds& bounds, PageFileImage& image,
-                        MapFacts& facts) {
-  const std::uint64_t blocks = image.record.delta_blocks();
-  if (blocks == 0) return {};
-  PF_ASSIGN(AlignedMemory memory, AlignedMemory::map(blocks * kFileBlockBytes));
-  const std::span<std::byte> bytes(memory.data(), blocks * kFileBlockBytes);
-  if (Result<void> read = read_all(file, bytes, image.record.delta_offset, bounds, accept_piece);
-      !read) {
-    if (file.in_flight() > 0) memory.abandon();
-    return read;
+// Completes the map. Result: how many of its pages have content.
+Result<std::uint64_t> load_map(StorageFile& file, const WaitBounds& bounds, PageFileImage& image,
+                               std::span<MapBlockFacts> facts, Bytes checksums) {
+  const std::vector<FilePiece> pieces = missing_pieces(image, facts, checksums);
+  PF_TRY(read_pieces(file, pieces, bounds, [&](const FilePiece& piece) -> Result<void> {
+    const std::uint64_t first = (piece.offset - image.header.map_offset) / kFileBlockBytes;
+    const std::uint64_t end = first + piece.bytes.size() / kFileBlockBytes;
+    for (std::uint64_t number = first; number < end; ++number) {
+      PF_ASSIGN(facts[number], check_map_block(image, checksums, number));
+    }
+    return {};
+  }));
+  std::uint64_t stored = 0;
+  for (std::uint64_t number = 0; number < facts.size(); ++number) {
+    const MapBlockFacts& block = facts[number];
+    // A preloaded block has met the commit record here for the first time.
+    if (block.version_max > image.record.version_max ||
+        block.location_end > image.record.file_bytes / kFileBlockBytes) {
+      PF_TRY(check_map_block(image, checksums, number));
+    }
+    stored += block.stored;
   }
+  return stored;
+}
+
+bool in_tail(const PageFileHeader& header, const MapEntry& entry) {
+  return !entry.is_zero() && entry.block() < header.slots_offset / kFileBlockBytes;
+}
+
+// Puts the delta into the map; returns `stored` as it is afterwards.
+Result<std::uint64_t> apply_delta(PageFileImage& image, Bytes delta, std::uint64_t stored) {
   std::uint32_t chain = 0;
   std::uint64_t entries = 0;
   std::uint64_t next_page = 0;
-  for (std::uint64_t number = 0; number < blocks; ++number) {
-    const ConstFileBlock raw_block(bytes.data() + number * kFileBlockBytes, kFileBlockBytes);
-    const Result<DeltaBlock> decoded =
-        decode_delta_block(image.header, static_cast<std::uint32_t>(number), raw_block);
-    if (!decoded) return tl::make_unexpected(decoded.error());
-    const DeltaBlock& block = *decoded;
-    chain = chain_crc(chain, block.crc);
-    entries += block.entries.size();
-    if (raw(block.entries.front().page) < next_page) {
+  for (std::uint32_t number = 0; number < image.record.delta_blocks(); ++number) {
+    const ConstFileBlock raw_block(delta.data() + number * kFileBlockBytes, kFileBlockBytes);
+    const Result<DeltaBlock> block = decode_delta_block(image.header, number, raw_block);
+    if (!block) return tl::make_unexpected(block.error());
+    chain = chain_crc(chain, block->crc);
+    entries += block->entries.size();
+    if (raw(block->entries.front().page) < next_page) {
       return page_file_corrupt(fmt::format("delta block {} is out of order", number));
     }
-    next_page = raw(block.entries.back().page) + 1;
-    for (const DeltaEntry& delta : block.entries) {
-      PF_TRY(check_entry(image.header, image.record, delta.page, delta.entry));
-      facts.stored -= image.map.get(delta.page).is_zero() ? 0U : 1U;
-      facts.stored += delta.entry.is_zero() ? 0U : 1U;
-      image.map.set(delta.page, delta.entry);
+    next_page = raw(block->entries.back().page) + 1;
+    for (const DeltaEntry& change : block->entries) {
+      PF_TRY(check_entry(image.header, image.record, change.page, change.entry));
+      stored -= image.map.get(change.page).is_zero() ? 0U : 1U;
+      stored += change.entry.is_zero() ? 0U : 1U;
+      image.map.set(change.page, change.entry);
+      if (in_tail(image.header, change.entry)) image.tail_pages.push_back(change.page);
     }
   }
-  if (chain != image.record.delta_crc || entries != image.record.delta_entries) {
-    return page_file_corrupt(
-        fmt::format("delta has {} entries with checksum {:#010x}, committed were "
-                    "{} with {:#010x}",
-                    entries, chain, image.record.delta_entries, image.record.delta_crc));
-  }
-  return {};
+  if (chain == image.record.delta_crc && entries == image.record.delta_entries) return stored;
+  return page_file_corrupt(
+      fmt::format("delta has {} entries with checksum {:#010x}, committed were {} with {:#010x}",
+                  entries, chain, image.record.delta_entries, image.record.delta_crc));
 }
 
-Result<MemoryLayout> load_layout(StorageFile& file, const PageFileHeader& header,
-                                 const WaitBounds& bounds) {
-  const std::size_t padded =
-      (header.layout_bytes + kFileBlockBytes - 1) / kFileBlockBytes * kFileBlockBytes;
-  PF_ASSIGN(AlignedMemory memory, AlignedMemory::map(padded));
-  const std::span<std::byte> bytes(memory.data(), padded);
-  if (Result<void> read = read_all(file, bytes, kLayoutOffset, bounds, accept_piece); !read) {
-    if (file.in_flight() > 0) memory.abandon();
-    return tl::make_unexpected(read.error());
-  }
-  return decode_layout(header, bytes.first(header.layout_bytes));
+// The whole map, as it was committed.
+Result<void> load_index(StorageFile& file, const WaitBounds& bounds, PageFileImage& image,
+                        std::span<MapBlockFacts> facts) {
+  const std::size_t checksums_bytes = image.header.map_checksum_blocks() * kFileBlockBytes;
+  const std::size_t index_bytes = checksums_bytes + image.record.delta_blocks() * kFileBlockBytes;
+  PF_ASSIGN(const AlignedMemory memory,
+            read_section(file, image.record.map_checksums_offset, index_bytes, bounds));
+  const Bytes index(memory.data(), index_bytes);
+  PF_TRY(check_checksums(image, index.first(checksums_bytes)));
+  PF_ASSIGN(std::uint64_t stored,
+            load_map(file, bounds, image, facts, index.first(checksums_bytes)));
+  PF_ASSIGN(stored, apply_delta(image, index.subspan(checksums_bytes), stored));
+  if (stored == image.record.stored_pages) return {};
+  return page_file_corrupt(fmt::format("the map holds {} stored pages, committed were {}", stored,
+                                       image.record.stored_pages));
 }
 
-Result<PageFileImage> load_unnamed(StorageFile& file, std::uint64_t map_bytes_max,
-                                   const WaitBounds& bounds) {
+}  // namespace
+
+Result<PageFileImage> PageFileImage::load_unnamed(StorageFile& file, std::uint64_t map_bytes_max,
+                                                  const WaitBounds& bounds,
+                                                  PageMapPreload preload) {
   PF_ASSIGN(const std::uint64_t size, file.size());
   if (size < kLayoutOffset) {
     return page_file_corrupt(
         fmt::format("{} bytes long, a page file has at least {}", size, kLayoutOffset));
   }
-  PF_ASSIGN(AlignedMemory memory, AlignedMemory::map(kLayoutOffset));
-  const std::span<std::byte> head(memory.data(), kLayoutOffset);
-  if (Result<void> read = read_all(file, head, kHeaderOffset, bounds, accept_piece); !read) {
-    if (file.in_flight() > 0) memory.abandon();
-    return tl::make_unexpected(read.error());
-  }
+  PF_ASSIGN(const AlignedMemory memory, read_section(file, kHeaderOffset, kLayoutOffset, bounds));
+  const std::span<const std::byte> head(memory.data(), kLayoutOffset);
   PageFileImage image;
   PF_ASSIGN(image.header, decode_header(head.subspan<kHeaderOffset, kFileBlockBytes>()));
   PF_ASSIGN(image.record,
@@ -166,32 +170,22 @@ Result<PageFileImage> load_unnamed(StorageFile& file, std::uint64_t map_bytes_ma
     return page_file_corrupt(
         fmt::format("{} bytes long, {} were committed", size, image.record.file_bytes));
   }
-  PF_ASSIGN(image.layout, load_layout(file, image.header, bounds));
-  if (image.header.map_blocks() * kFileBlockBytes > map_bytes_max) {
-    return fail(Errc::invalid,
-                fmt::format("the page map has {} bytes, limit {}",
-                            image.header.map_blocks() * kFileBlockBytes, map_bytes_max));
+  if (preload.header_ != image.header) {
+    preload = PageMapPreload();
+    PF_TRY(preload.begin(file, image.header, map_bytes_max, bounds));
   }
-  PF_ASSIGN(image.map, PageMap::make(image.header.pages));
-  MapFacts facts;
-  Result<void> loaded = load_map(file, bounds, image, facts);
-  if (loaded) loaded = load_delta(file, bounds, image, facts);
-  if (loaded && facts.stored != image.record.stored_pages) {
-    loaded = page_file_corrupt(fmt::format("the map holds {} stored pages, committed were {}",
-                                           facts.stored, image.record.stored_pages));
-  }
-  if (!loaded) {
+  image.layout = std::move(preload.layout_);
+  image.map = std::move(preload.map_);
+  if (Result<void> loaded = load_index(file, bounds, image, preload.facts_); !loaded) {
     if (file.in_flight() > 0) image.map.abandon();
     return tl::make_unexpected(loaded.error());
   }
   return image;
 }
 
-}  // namespace
-
 Result<PageFileImage> PageFileImage::load(StorageFile& file, std::uint64_t map_bytes_max,
-                                          const WaitBounds& bounds) {
-  Result<PageFileImage> image = load_unnamed(file, map_bytes_max, bounds);
+                                          const WaitBounds& bounds, PageMapPreload preload) {
+  Result<PageFileImage> image = load_unnamed(file, map_bytes_max, bounds, std::move(preload));
   if (!image && image.error().message.find(file.name()) == std::string::npos) {
     return with_context(image.error(), file.name());
   }

@@ -50,9 +50,11 @@ Result<void> check_options(const PageFileReaderOptions& options, unsigned queue_
 Result<std::unique_ptr<PageFileReader>> PageFileReader::open(std::unique_ptr<StorageFile> file,
                                                              const PageFileReaderOptions& options,
                                                              const Clock& clock,
-                                                             const WaitBounds& bounds) {
+                                                             const WaitBounds& bounds,
+                                                             PageMapPreload preload) {
   PF_TRY(check_options(options, file->queue_depth()));
-  PF_ASSIGN(PageFileImage image, PageFileImage::load(*file, options.map_bytes_max, bounds));
+  PF_ASSIGN(PageFileImage image,
+            PageFileImage::load(*file, options.map_bytes_max, bounds, std::move(preload)));
   std::unique_ptr<PageFileReader> reader(
       new PageFileReader(std::move(file), std::move(image), options, clock));
   PF_TRY(reader->set_up());
@@ -66,6 +68,8 @@ PageFileReader::PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage 
 Result<void> PageFileReader::set_up() {
   PF_ASSIGN(demand_pool_, IoBufferPool::make(options_.read_bytes_max, options_.demand_slots));
   PF_ASSIGN(prefetch_pool_, IoBufferPool::make(options_.read_bytes_max, options_.prefetch_slots));
+  tail_ = TailCache::make(image_.header, image_.record, options_.tail_cache_bytes_max);
+  tail_.start_reads(*file_);
   timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   if (!timer_.valid()) return syscall_error("timerfd_create", file_->name());
   ready_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
@@ -82,15 +86,14 @@ Result<void> PageFileReader::set_up() {
 }
 
 PageFileReader::~PageFileReader() {
-  const auto in_store = [](const auto& item) {
-    return item.second.state == Read::State::in_flight;
-  };
-  if (std::any_of(reads_.begin(), reads_.end(), in_store)) {
-    std::vector<IoDone> done;
-    const MonotonicClock real_clock;
-    const WaitBounds bounds{nullptr, Deadline::after(real_clock, Seconds(1))};
-    while (file_->in_flight() > 0) {
-      if (!wait_for_completions(*file_, bounds, done)) break;
+  std::vector<IoDone> done;
+  const MonotonicClock real_clock;
+  const WaitBounds bounds{nullptr, Deadline::after(real_clock, Seconds(1))};
+  while (file_->in_flight() > 0) {
+    done.clear();
+    if (!wait_for_completions(*file_, bounds, done)) break;
+    for (const IoDone& one : done) {
+      if ((one.tag & TailCache::kTagBit) != 0) tail_.note_done(one);
     }
   }
   if (file_->in_flight() > 0) {
@@ -119,6 +122,7 @@ Result<std::uint64_t> PageFileReader::start_read(PageRun run, ReadClass read_cla
                 fmt::format("{}: {} pages from page {} do not lie together in the file",
                             file_->name(), run.pages, raw(run.first)));
   }
+  if (answer_from_tail(run, read_class)) return answered_.back();
   IoBufferPool& pool = read_class == ReadClass::demand ? *demand_pool_ : *prefetch_pool_;
   IoBuffer buffer = pool.take();
   if (!buffer) {
@@ -130,11 +134,27 @@ Result<std::uint64_t> PageFileReader::start_read(PageRun run, ReadClass read_cla
   place->second.run = run;
   place->second.read_class = read_class;
   place->second.buffer = std::move(buffer);
+  place->second.bytes = place->second.buffer.bytes().first(bytes_of_pages(run.pages));
   if (Result<void> submitted = submit(ticket, place->second); !submitted) {
     reads_.erase(place);
     return tl::make_unexpected(submitted.error());
   }
   return ticket;
+}
+
+// True when the run is in the tail cache, proved: its ticket is the last of answered_, and poll() will report it.
+bool PageFileReader::answer_from_tail(PageRun run, ReadClass read_class) {
+  const auto bytes = tail_.find(image_.map.get(run.first).location, run.pages);
+  if (!bytes || !check_pages(run, *bytes, 0)) return false;
+  const std::uint64_t ticket = next_ticket_++;
+  Read& read = reads_[ticket];
+  read.run = run;
+  read.read_class = read_class;
+  read.bytes = *bytes;
+  answered_.push_back(ticket);
+  ++stats_.from_tail_cache;
+  if (answered_.size() == 1) set_timer();
+  return true;
 }
 
 Result<void> PageFileReader::submit(std::uint64_t ticket, Read& read) {
@@ -156,16 +176,16 @@ std::string PageFileReader::describe(PageIndex page) const {
                      image_.map.get(page).location * kFileBlockBytes);
 }
 
-Result<void> PageFileReader::check_pages(const Read& read) {
-  for (std::uint64_t i = 0; i < read.run.pages; ++i) {
-    const PageIndex page = read.run.first + i;
+Result<void> PageFileReader::check_pages(PageRun run, std::span<const std::byte> bytes,
+                                         unsigned attempts) const {
+  for (std::uint64_t i = 0; i < run.pages; ++i) {
+    const PageIndex page = run.first + i;
     const std::uint32_t expected = image_.map.get(page).crc;
-    const std::uint32_t computed =
-        crc32c(read.buffer.bytes().subspan(bytes_of_pages(i), kPageSizeBytes));
+    const std::uint32_t computed = crc32c(bytes.subspan(bytes_of_pages(i), kPageSizeBytes));
     if (computed == expected) continue;
     return fail(Errc::corrupt,
                 fmt::format("{}: {}: checksum {:#010x}, stored was {:#010x}, after {} reads",
-                            file_->name(), describe(page), computed, expected, read.attempts));
+                            file_->name(), describe(page), computed, expected, attempts));
   }
   return {};
 }
@@ -173,7 +193,7 @@ Result<void> PageFileReader::check_pages(const Read& read) {
 void PageFileReader::settle(std::uint64_t ticket, Read& read, Result<void> outcome,
                             std::vector<ReadDone>& done) {
   if (outcome) {
-    outcome = check_pages(read);
+    outcome = check_pages(read.run, read.bytes, read.attempts);
     if (!outcome) ++stats_.checksum_failures;
   } else {
     ++stats_.io_failures;
@@ -190,7 +210,7 @@ void PageFileReader::settle(std::uint64_t ticket, Read& read, Result<void> outco
   read.state = Read::State::reported;
   ReadDone report{ticket, read.run, read.read_class, std::span<const std::byte>()};
   if (outcome) {
-    report.bytes = read.buffer.bytes().first(bytes_of_pages(read.run.pages));
+    report.bytes = read.bytes;
   } else {
     ++stats_.given_up;
     report.bytes = tl::make_unexpected(outcome.error());
@@ -213,14 +233,15 @@ void PageFileReader::restart_due(std::vector<ReadDone>& done) {
   }
 }
 
-// For the next attempt; disarmed, and what it rang before forgotten, when no read waits.
+// For the next attempt, or at once when an answer waits to be fetched; disarmed, and what it rang before forgotten, when
+// neither is.
 void PageFileReader::set_timer() {
-  Nanoseconds next = Nanoseconds::max();
+  Nanoseconds next = answered_.empty() ? Nanoseconds::max() : clock_.now();
   for (const auto& [ticket, read] : reads_) {
     if (read.state == Read::State::waiting) next = std::min(next, read.retry_at);
   }
   itimerspec when{};
-  if (waiting_ > 0) {
+  if (waiting_ > 0 || !answered_.empty()) {
     const Nanoseconds left = std::max(next - clock_.now(), Nanoseconds(1));
     when.it_value.tv_sec = left / Seconds(1);
     when.it_value.tv_nsec = (left % Seconds(1)).count();
@@ -233,14 +254,24 @@ std::vector<ReadDone> PageFileReader::poll() {
   io_done_.clear();
   file_->reap(io_done_);
   for (IoDone& one : io_done_) {
+    if ((one.tag & TailCache::kTagBit) != 0) {
+      tail_.note_done(one);
+      tail_.start_reads(*file_);
+      continue;
+    }
     const auto found = reads_.find(one.tag);
     PF_CHECK(found != reads_.end());
     settle(one.tag, found->second, std::move(one.outcome), done);
   }
-  if (waiting_ > 0) {
-    restart_due(done);
-    set_timer();
+  const bool timer_may_ring = waiting_ > 0 || !answered_.empty();
+  for (const std::uint64_t ticket : answered_) {
+    Read& read = reads_.at(ticket);
+    read.state = Read::State::reported;
+    done.push_back({ticket, read.run, read.read_class, read.bytes});
   }
+  answered_.clear();
+  if (waiting_ > 0) restart_due(done);
+  if (timer_may_ring) set_timer();
   return done;
 }
 

@@ -21,6 +21,7 @@
 
 #include "pager/page_file_image.h"
 #include "pager/page_supply.h"
+#include "pager/tail_cache.h"
 #include "transport/io_buffer.h"
 #include "transport/os/clock.h"
 #include "transport/os/fd.h"
@@ -36,6 +37,8 @@ struct PageFileReaderOptions {
   unsigned attempts = 4;         // reads of one run before it is given up
   Milliseconds retry_delay{2};   // before the second attempt; four times as long each time
   std::uint64_t map_bytes_max = std::uint64_t{16} << 30;  // a guest of 4 TiB
+  std::uint64_t tail_cache_bytes_max = std::uint64_t{32}
+                                       << 20;  // 0: the tail is read like the rest
 };
 
 struct PageFileReaderStats {
@@ -44,6 +47,7 @@ struct PageFileReaderStats {
   std::uint64_t checksum_failures = 0;  // first or later attempts
   std::uint64_t io_failures = 0;
   std::uint64_t given_up = 0;
+  std::uint64_t from_tail_cache = 0;  // reads that needed none
 };
 
 class PageFileReader final : public PageSupply {
@@ -52,7 +56,8 @@ class PageFileReader final : public PageSupply {
   // (PageFileImage::load), waiting for the store no longer than the bounds say.
   static Result<std::unique_ptr<PageFileReader>> open(std::unique_ptr<StorageFile> file,
                                                       const PageFileReaderOptions& options,
-                                                      const Clock& clock, const WaitBounds& bounds);
+                                                      const Clock& clock, const WaitBounds& bounds,
+                                                      PageMapPreload preload = {});
   ~PageFileReader() override;
 
   const CommitRecord& record() const { return image_.record; }
@@ -62,6 +67,7 @@ class PageFileReader final : public PageSupply {
   const MemoryLayout& layout() const override { return image_.layout; }
   bool is_zero(PageIndex page) const override { return image_.map.get(page).is_zero(); }
   std::uint32_t version(PageIndex page) const override { return image_.map.get(page).version; }
+  std::span<const PageIndex> recent_pages() const override { return image_.tail_pages; }
   // Also ends at the end of a RAM block and at read_bytes_max.
   PageRun contiguous_run(PageIndex page, std::uint64_t pages_max) const override;
   // Errc::invalid: not a run that lies together in the file, or longer than read_bytes_max.
@@ -74,7 +80,8 @@ class PageFileReader final : public PageSupply {
   struct Read {
     PageRun run;
     ReadClass read_class{};
-    IoBuffer buffer;
+    IoBuffer buffer;                     // empty when the bytes are in the tail cache
+    std::span<const std::byte> bytes{};  // where they are or will be
     unsigned attempts = 0;
     Nanoseconds retry_at{0};
     enum class State : std::uint8_t { in_flight, waiting, reported } state = State::in_flight;
@@ -83,8 +90,9 @@ class PageFileReader final : public PageSupply {
   PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image,
                  const PageFileReaderOptions& options, const Clock& clock);
   Result<void> set_up();
+  bool answer_from_tail(PageRun run, ReadClass read_class);
   Result<void> submit(std::uint64_t ticket, Read& read);
-  Result<void> check_pages(const Read& read);
+  Result<void> check_pages(PageRun run, std::span<const std::byte> bytes, unsigned attempts) const;
   std::string describe(PageIndex page) const;
   // Reports the read, or lets it wait for its next attempt.
   void settle(std::uint64_t ticket, Read& read, Result<void> outcome, std::vector<ReadDone>& done);
@@ -97,7 +105,10 @@ class PageFileReader final : public PageSupply {
   std::unique_ptr<IoBufferPool> demand_pool_;
   std::unique_ptr<IoBufferPool> prefetch_pool_;
   std::map<std::uint64_t, Read> reads_;  // by ticket
-  std::unique_ptr<StorageFile> file_;    // destroyed before the buffers
+  TailCache tail_;
+  std::vector<std::uint64_t>
+      answered_;  // tickets of reads that the tail cache answered, not reported yet
+  std::unique_ptr<StorageFile> file_;  // destroyed before the buffers
   UniqueFd timer_;
   UniqueFd ready_;  // epoll over the file's completions and the timer
   std::uint64_t next_ticket_ = 1;

@@ -136,7 +136,11 @@ class PageFileWriter final : public PageSink {
   Result<void> throttle();
   Result<void> advance_map(PageIndex page);
   Result<void> write_map_blocks(std::uint64_t first, std::uint64_t end, unsigned changes_min);
-  Result<void> write_delta(CommitRecord& record);
+  Result<void> write_index(CommitRecord& record);
+  std::vector<DeltaEntry> delta_entries() const;
+  Result<void> reserve_index(std::uint64_t bytes);
+  Result<void> write_map_checksums();
+  Result<void> write_delta(CommitRecord& record, std::span<const DeltaEntry> entries);
   Result<void> write_commit(const CommitRecord& record);
   CommitRecord make_record() const;
   std::uint64_t used_bytes() const;

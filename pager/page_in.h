@@ -48,6 +48,14 @@ namespace pageferry {
 
 enum class ChannelCount : std::uint8_t { one, two };
 
+// How much of the machine prefetch may take. A guest that has just been resumed needs its CPUs for itself: every page that it
+// touches, and under TCG every instruction, is new to the destination.
+enum class PrefetchPace : std::uint8_t {
+  recent_only,  // before the guest runs: PageSupply::recent_pages(), which are cheap
+  gentle,       // just after: a third of the full speed or less
+  full,
+};
+
 struct PageInOptions {
   PrefetchOrder order = PrefetchOrder::hot;
   std::uint64_t prefetch_bytes_in_flight_max = 768 * 1024;
@@ -76,6 +84,10 @@ class PageIn {
   // layout.
   void request(PageRun run);
 
+  void set_pace(PrefetchPace pace);
+  // Somebody waits for a page.
+  bool has_open_faults() const { return !open_faults_.empty(); }
+
   // Does all that can be done now without waiting: takes finished reads, sends, starts reads.
   // Errors are the outlet's.
   Result<void> step();
@@ -94,7 +106,7 @@ class PageIn {
 
  private:
   using Queue = std::deque<PagePiece>;
-  enum class Purpose : std::uint8_t { demand, prefetch };
+  enum class Purpose : std::uint8_t { demand, around, prefetch };
   struct Read {
     PageRun run;
     Purpose purpose = Purpose::prefetch;
@@ -104,6 +116,7 @@ class PageIn {
   void request_page(PageIndex page);
   void request_backing(PageRun unit);
   void start_fault(PageIndex page);
+  void read_fault(PageIndex fault, PageRun run);
   void promote(PageIndex page);
   bool promote_in(Queue& queue, PageIndex page);
   bool promote_read(std::deque<Read>& reads, PageIndex page);
@@ -167,6 +180,7 @@ class PageIn {
       open_faults_;  // raw page (first of a backing page) -> asked at
   std::deque<std::uint64_t>
       fault_regions_;  // of the latest faults, for fault-around; at most kRegionsKept
+  PrefetchPace pace_ = PrefetchPace::full;
   Nanoseconds background_ran_at_{0};
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;

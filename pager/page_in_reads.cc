@@ -76,7 +76,7 @@ void PageIn::take_failed(Read read, const Error& error) {
     if (BackingTransfer* transfer = transfer_holding(read.run.first)) {
       transfer->split_read(read.run);
     }
-    std::deque<Read>& queue = read.purpose == Purpose::demand ? demand_reads_ : prefetch_reads_;
+    std::deque<Read>& queue = read.purpose == Purpose::prefetch ? prefetch_reads_ : demand_reads_;
     for (std::uint64_t i = 0; i < read.run.pages; ++i) {
       const PageIndex page = read.run.first + i;
       Read single{.run = {.first = page, .pages = 1}, .purpose = read.purpose};

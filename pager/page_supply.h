@@ -39,6 +39,10 @@ class PageSupply {
   // 0 for pages never stored.
   virtual std::uint32_t version(PageIndex page) const = 0;
 
+  // The pages that were written last, while the source's guest was already stopped, as far as they are cheap to read; ascending.
+  // Lifetime: as long as the supply.
+  virtual std::span<const PageIndex> recent_pages() const { return {}; }
+
   // The longest run from `page` (at most `pages_max`) that lies together in the file, so that one read serves it, and is
   // all stored (no zero page). At least 1 page. Precondition: !is_zero(page).
   virtual PageRun contiguous_run(PageIndex page, std::uint64_t pages_max) const = 0;

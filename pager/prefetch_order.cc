@@ -15,8 +15,7 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint16_t kWholeRegionHotPages =
-    64;  // of 256: from here the region is hot as a whole
+constexpr std::uint16_t kWholeRegionHotPages = 8;  // of 256: from here the region is hot as a whole
 constexpr std::uint64_t kSamples = 4096;
 constexpr std::size_t kRaisedMax = 64;
 
@@ -34,7 +33,7 @@ Prefetcher::Prefetcher(const PageSupply& supply, const MemoryLayout& layout, con
     : supply_(&supply), layout_(&layout), sent_(&sent), order_(order) {
   PF_CHECK(supply.layout().pages() == layout.pages() && sent.pages() == layout.pages());
   if (order_ == PrefetchOrder::hot) {
-    region_was_raised_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
+    region_states_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
     usual_version_ = sample_usual_version();
   }
 }
@@ -49,8 +48,14 @@ PageIndex Prefetcher::region_end(std::uint64_t region) const {
 
 PrefetchChoice Prefetcher::next() {
   if (order_ == PrefetchOrder::none) return {};
+  if (scope_ == Scope::recent_only) {
+    return order_ == PrefetchOrder::hot ? next_recent() : PrefetchChoice{};
+  }
   std::uint64_t budget = kPagesLookedAtMax;
   if (order_ == PrefetchOrder::hot) {
+    if (const PrefetchChoice recent = next_recent(); recent.kind != PrefetchChoice::Kind::done) {
+      return recent;
+    }
     scan_versions();
     do {
       const PrefetchChoice choice = advance(walk_, budget);
@@ -74,6 +79,29 @@ std::uint32_t Prefetcher::sample_usual_version() const {
   return *middle;
 }
 
+// The next of the pages that were written last; neighbours together.
+PrefetchChoice Prefetcher::next_recent() {
+  const std::span<const PageIndex> recent = supply_->recent_pages();
+  while (recent_cursor_ < recent.size()) {
+    const PageIndex page = recent[recent_cursor_];
+    const PageIndex stop = page + kPrefetchRunPagesMax;
+    std::size_t end = recent_cursor_ + 1;
+    while (end < recent.size() && recent[end] == page + (end - recent_cursor_) &&
+           recent[end] < stop)
+      ++end;
+    const PageIndex run_end = page + (end - recent_cursor_);
+    const auto absent = sent_->next_absent(page, run_end);
+    if (!absent) {
+      recent_cursor_ = end;
+      continue;
+    }
+    const PrefetchChoice choice = choice_at(*absent, run_end, Density::whole);
+    // A choice that ends before the run, or goes beyond it (a backing page), is found again here and gone by then.
+    return choice;
+  }
+  return {};
+}
+
 // Reads the versions of the next slice of the guest and queues its hot regions.
 void Prefetcher::scan_versions() {
   static_assert(kPagesLookedAtMax % kPrefetchRegionPages == 0);
@@ -88,6 +116,7 @@ void Prefetcher::scan_versions() {
       ++region.hot_pages;
     }
     if (region.hot_pages == 0) continue;
+    if (region_states_[index] == RegionState::quiet) region_states_[index] = RegionState::hot;
     const bool many = region.hot_pages >= kWholeRegionHotPages;
     region.density = many ? Density::whole : Density::sparse;
     hot_.push(region);
@@ -185,8 +214,13 @@ PrefetchChoice Prefetcher::choice_at(PageIndex page, PageIndex end, Density dens
 void Prefetcher::note_fault(PageIndex page) {
   if (order_ != PrefetchOrder::hot) return;
   const std::uint64_t index = raw(page) / kPrefetchRegionPages;
-  if (region_was_raised_[index]) return;
-  region_was_raised_[index] = true;
+  RegionState& state = region_states_[index];
+  if (state == RegionState::raised) return;
+  if (state == RegionState::quiet) {
+    state = RegionState::faulted;
+    return;
+  }
+  state = RegionState::raised;
   // From the fault upwards first, then what lies below it.
   const PageIndex begin{index * kPrefetchRegionPages};
   raised_.push_front({.cursor = begin, .end = page, .density = Density::whole});

@@ -3,15 +3,18 @@
 //
 //   none    nothing is read unasked
 //   linear  all stored pages in file order of the guest, then the zero pages
-//   hot     what the source dirtied last first, then regions that faulted, then as linear
+//   hot     what the source wrote while its guest was stopped, then regions that faulted, then what
+//           it had dirtied before, the latest first, then as linear
 //
 // The guest is looked at in regions of 1 MiB. A region is hot when pages of it have a newer version
-// (PageSupply::version) than most of the guest, which a sample tells; many such pages make the
-// whole region hot, few only themselves. Regions go by their newest version, at the same version
-// those with few hot pages first (kernel data: cheap, and touched at once). A region that faulted
-// goes before everything else, the latest first, from the fault on upwards.
+// (PageSupply::version) than most of the guest, which a sample tells; several such pages make the
+// whole region hot (what a guest dirtied in a short brownout is a sample of its working set), few
+// only themselves. Regions go by their newest version, at the same version those with few hot pages
+// first (kernel data: cheap, and touched at once). A hot region that faulted, or any that faulted
+// twice, goes before the others, the latest first, from the fault on upwards; one fault alone says
+// little: guests also touch memory at random.
 //
-// Cost: one bit for each MiB of guest, and 12 bytes for each hot one (12 MiB at most for 1 TiB).
+// Cost: one byte for each MiB of guest, and 12 bytes for each hot one (12 MiB at most for 1 TiB).
 // The versions are read in slices between the first calls of next(), so a start is immediate; one
 // call looks at no more than kPagesLookedAtMax pages.
 //
@@ -58,6 +61,9 @@ class Prefetcher {
   // The next absent pages, all in one block. The caller takes them in the sent map before it calls
   // again, or drops them: they are then found again only by the linear pass.
   PrefetchChoice next();
+  enum class Scope : std::uint8_t { everything, recent_only };
+  // recent_only: next() is `done` after the supply's recent pages, until the scope is widened.
+  void set_scope(Scope scope) { scope_ = scope; }
   // The guest asked for this page: what lies around it, upwards first, goes next.
   void note_fault(PageIndex page);
 
@@ -80,6 +86,7 @@ class Prefetcher {
 
   std::uint32_t sample_usual_version() const;
   void scan_versions();
+  PrefetchChoice next_recent();
   bool next_walk(Walk& walk);
   PrefetchChoice advance(Walk& walk, std::uint64_t& budget);
   PrefetchChoice sweep(std::uint64_t& budget);
@@ -92,9 +99,12 @@ class Prefetcher {
   const MemoryLayout* layout_;
   const SentMap* sent_;
   PrefetchOrder order_;
+  Scope scope_ = Scope::everything;
 
   std::uint32_t usual_version_ = 0;  // newer is hot
-  std::vector<bool> region_was_raised_;
+  enum class RegionState : std::uint8_t { quiet, hot, faulted, raised };
+  std::vector<RegionState> region_states_;
+  std::size_t recent_cursor_ = 0;  // in supply_->recent_pages()
   std::priority_queue<HotRegion> hot_;
   std::deque<Walk> raised_;  // regions that faulted, the next one at the front; at most kRaisedMax
   Walk walk_;                // the hot or raised region that is being emptied

@@ -69,6 +69,8 @@ class CaptureObserver {
   // May the guest be stopped now, as far as the other parts are concerned (destination prepared,
   // store healthy)?
   virtual bool may_switch() = 0;
+  // QEMU has begun pass number `pass` (its dirty-sync-count) over the memory; heard a moment later.
+  virtual void on_pass([[maybe_unused]] std::uint64_t pass) {}
   // The guest dirties memory faster than the limits allow for (pass limit reached). Asked again
   // about once a second while it lasts.
   virtual Verdict on_not_converging(const Progress& progress) = 0;

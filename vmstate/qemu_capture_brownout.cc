@@ -51,6 +51,7 @@ Result<void> QemuCaptureImpl::steer() {
       control_->steering().on_pass((bytes - bytes_at_pass_) / (passes - passes_seen_));
     passes_seen_ = passes;
     bytes_at_pass_ = bytes;
+    observer_->on_pass(passes);
     PF_TRY(control_->adjust(qemu_bandwidth_));
   }
   if (guest_was_running_ && !control_->released()) {

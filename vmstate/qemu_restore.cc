@@ -32,6 +32,8 @@ constexpr int kQemu80 =
 constexpr int kQemu91 = 90100;  // migrate-incoming takes exit-on-error
 constexpr std::uint32_t kPreparedPing = 2;
 constexpr Milliseconds kStopBound{5000};
+constexpr Milliseconds kSettleTime{
+    60};  // prefetch is gentle for so long after the guest was resumed
 constexpr Milliseconds kCompleteBound{30000};
 // Between two questions to QEMU about a state that it reports by no event.
 constexpr Nanoseconds kAskAgain = std::chrono::microseconds(500);
@@ -79,6 +81,7 @@ class RealQemuRestore final : public QemuRestore {
   Result<void> prepare(const QemuState& state, Deadline deadline) override;
   Result<void> load_devices(const QemuState& state, PageSupply& supply, Deadline deadline) override;
   Result<void> attach(const QemuState& state, PageSupply& supply, Deadline deadline) override;
+  void begin_prefetch(GuestIs guest) override;
   Result<void> announce_self(Deadline deadline) override;
   Result<void> finish() override;
   void request_stop() override;
@@ -91,7 +94,8 @@ class RealQemuRestore final : public QemuRestore {
   Result<std::string> migration_status(Deadline deadline);
   Unexpected explain(Error error, Deadline deadline);
   PageInOptions page_in_options() const;
-  Result<void> start_loop(PageSupply& supply, SentMap sent);
+  enum class FirstPace : std::uint8_t { held, full };
+  Result<void> start_loop(PageSupply& supply, SentMap sent, FirstPace pace);
   Result<void> wait_until_paused(Deadline deadline);
   Result<void> wait_until_completed(Deadline deadline);
   Result<void> leave_no_capability_on();
@@ -110,6 +114,7 @@ class RealQemuRestore final : public QemuRestore {
   std::optional<QemuReturnPathReader> return_path_;
   std::vector<PageRun> early_requests_;  // came before the loop
   bool already_completed_ = false;       // attach() found nothing left to do
+  bool prefetch_begun_ = false;
   std::unique_ptr<QemuRestoreLoop> loop_;
 
   // for the methods that any thread may call:
@@ -200,12 +205,13 @@ PageInOptions RealQemuRestore::page_in_options() const {
           .prefetch_bandwidth_bytes_per_s = options_.prefetch_bandwidth_bytes_per_s};
 }
 
-Result<void> RealQemuRestore::start_loop(PageSupply& supply, SentMap sent) {
+Result<void> RealQemuRestore::start_loop(PageSupply& supply, SentMap sent, FirstPace pace) {
   PF_ASSIGN(loop_, QemuRestoreLoop::make(std::move(*channels_), std::move(*return_path_), supply,
                                          layout_, std::move(sent), page_in_options()));
   channels_.reset();
   return_path_.reset();
   for (const PageRun& run : std::exchange(early_requests_, {})) loop_->add_request(run);
+  if (pace == FirstPace::held) loop_->hold_prefetch();
   loop_->start();
   loop_view_.store(loop_.get(), std::memory_order_release);
   if (stop_requested_) loop_->request_stop();
@@ -223,7 +229,7 @@ Result<void> RealQemuRestore::load_devices(const QemuState& state, PageSupply& s
   auto written = channels_->write(bytes, deadline);
   if (!written) return explain(std::move(written).error(), deadline);
   // From here pages are asked for: devices read guest memory while they load.
-  PF_TRY(start_loop(supply, SentMap(layout_.pages())));
+  PF_TRY(start_loop(supply, SentMap(layout_.pages()), FirstPace::held));
   const auto event = loop_->wait(QemuRestoreLoop::Event::devices_loaded, deadline);
   if (!event) {
     return explain(Error{.code = Errc::timeout,
@@ -234,6 +240,12 @@ Result<void> RealQemuRestore::load_devices(const QemuState& state, PageSupply& s
   if (event == QemuRestoreLoop::Event::failed) return explain(loop_->error(), deadline);
   if (event == QemuRestoreLoop::Event::page_unproved) return loop_failure(*event);
   return wait_until_paused(deadline);
+}
+
+void RealQemuRestore::begin_prefetch(GuestIs guest) {
+  PF_CHECK(loop_ != nullptr);
+  loop_->release_prefetch(guest == GuestIs::resumed ? Nanoseconds(kSettleTime) : Nanoseconds(0));
+  prefetch_begun_ = true;
 }
 
 // The devices are loaded; RUN is behind them, and QEMU reports its effect by no event when it stays
@@ -309,7 +321,8 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
   auto sent = ask_what_is_there(deadline);
   if (!sent) return explain(std::move(sent).error(), deadline);
   PF_TRY(resume(deadline));
-  return start_loop(supply, std::move(*sent));
+  prefetch_begun_ = true;
+  return start_loop(supply, std::move(*sent), FirstPace::full);
 }
 
 Result<SentMap> RealQemuRestore::ask_what_is_there(Deadline deadline) {
@@ -353,6 +366,7 @@ Result<void> RealQemuRestore::resume(Deadline deadline) {
 Result<void> RealQemuRestore::finish() {
   if (already_completed_) return leave_no_capability_on();
   PF_CHECK(loop_ != nullptr);
+  if (!prefetch_begun_) begin_prefetch(GuestIs::paused);
   const auto event = loop_->wait(QemuRestoreLoop::Event::all_received, Deadline::never());
   if (event != QemuRestoreLoop::Event::all_received) return loop_failure(*event);
   PF_TRY(wait_until_completed(Deadline::after(clock_, kCompleteBound)));

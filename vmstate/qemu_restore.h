@@ -69,6 +69,10 @@ class QemuRestore {
   virtual Result<void> load_devices(const QemuState& state, PageSupply& supply,
                                     Deadline deadline) = 0;
   virtual Result<void> attach(const QemuState& state, PageSupply& supply, Deadline deadline) = 0;
+  enum class GuestIs : std::uint8_t { resumed, paused };
+  // After load_devices(): until this is said, hardly more than what is asked for is brought in, so that nothing takes the CPU
+  // from loading the devices. A resumed guest has the CPUs for itself for another moment. finish() says it if nobody has.
+  virtual void begin_prefetch(GuestIs guest) = 0;
   // Tells the network where the guest is now (prepare() kept QEMU from doing so too early). After
   // `cont`.
   virtual Result<void> announce_self(Deadline deadline) = 0;

@@ -20,7 +20,10 @@
 namespace pageferry {
 namespace {
 
-constexpr int kLookAgainMs = 5;  // while pages are missing
+constexpr Nanoseconds kLookAgain = Milliseconds(5);  // while pages are missing
+// While somebody waits for a page we do not sleep for so long after the last request: on a virtual machine, waking up takes as
+// long as reading the page.
+constexpr Nanoseconds kSpin = std::chrono::microseconds(150);
 
 }  // namespace
 
@@ -50,9 +53,10 @@ Result<void> QemuRestoreLoop::open_epoll() {
   epoll_.reset(::epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_.valid()) return syscall_error("epoll_create1", "restore loop");
   stop_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!stop_.valid()) return syscall_error("eventfd", "restore loop");
-  for (const int fd :
-       {channels_.main_fd(), channels_.urgent_fd(), supply_->ready_fd(), stop_.get()}) {
+  wake_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!stop_.valid() || !wake_.valid()) return syscall_error("eventfd", "restore loop");
+  for (const int fd : {channels_.main_fd(), channels_.urgent_fd(), supply_->ready_fd(), stop_.get(),
+                       wake_.get()}) {
     if (fd < 0) continue;
     epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
@@ -87,7 +91,26 @@ void QemuRestoreLoop::run() {
   }
 }
 
+void QemuRestoreLoop::release_prefetch(Nanoseconds settle_time) {
+  pace_until_ = (clock_.now() + settle_time).count();
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
+}
+
+void QemuRestoreLoop::choose_pace() {
+  const Nanoseconds until(pace_until_.load());
+  PrefetchPace pace = PrefetchPace::full;
+  if (until == Nanoseconds::max()) {
+    pace = PrefetchPace::recent_only;
+  } else if (clock_.now() < until) {
+    pace = PrefetchPace::gentle;
+  }
+  if (pace != pace_) page_in_.set_pace(pace);
+  pace_ = pace;
+}
+
 Result<QemuRestoreLoop::Turn> QemuRestoreLoop::turn() {
+  choose_pace();
   PF_TRY(read_requests());
   if (shut_) return Turn::end;
   PF_TRY(send());
@@ -106,6 +129,7 @@ Result<void> QemuRestoreLoop::read_requests() {
   for (const qemu_stream::ReturnPathMessage& message : messages) {
     if (const auto* request = std::get_if<qemu_stream::PageRequest>(&message)) {
       page_in_.request(request->run);
+      spin_until_ = clock_.now() + kSpin;
     } else if (const auto* pong = std::get_if<qemu_stream::Pong>(&message)) {
       if (pong->value == kDevicesLoadedPing) publish(Event::devices_loaded);
     } else if (const auto* shut = std::get_if<qemu_stream::Shut>(&message)) {
@@ -147,28 +171,35 @@ Result<void> QemuRestoreLoop::watch(int fd, bool& watched_for_room, bool full) {
   return {};
 }
 
+// How long to sleep while pages are missing; less than a second.
+Nanoseconds QemuRestoreLoop::wait_limit() const {
+  const Nanoseconds now = clock_.now();
+  if (page_in_.wants_step() || (page_in_.has_open_faults() && now < spin_until_)) {
+    return Nanoseconds(0);
+  }
+  // A channel that was full for the last step and has room by now is watched by nobody: without another look the restore would
+  // wait for ever (seen in the 8th and the 18th of many moves in a row).
+  const auto wake_at = page_in_.wake_at();
+  if (!wake_at) return kLookAgain;
+  return std::clamp(*wake_at - now, Nanoseconds(0), kLookAgain);
+}
+
 Result<void> QemuRestoreLoop::wait_for_event() {
   PF_TRY(watch(channels_.main_fd(), main_watched_, channels_.main_full()));
   PF_TRY(watch(channels_.urgent_fd(), urgent_watched_, channels_.urgent_full()));
-  int timeout_ms = -1;
-  if (!ended_pages_ && page_in_.wants_step()) {
-    timeout_ms = 0;
-  } else if (const auto wake_at = page_in_.wake_at(); !ended_pages_ && wake_at) {
-    const auto left = std::chrono::ceil<Milliseconds>(*wake_at - clock_.now());
-    timeout_ms = static_cast<int>(std::clamp<std::int64_t>(left.count(), 0, kLookAgainMs));
-  } else if (!ended_pages_) {
-    // A channel that was full for the step above and has room by now is watched by nobody: without this look the restore would
-    // wait for ever (seen in the 8th and the 18th of many moves in a row).
-    timeout_ms = kLookAgainMs;
-  }
-  std::array<epoll_event, 4> events;
-  const int count =
-      ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
-  if (count < 0 && errno != EINTR) return syscall_error("epoll_wait", "restore loop");
+  const timespec limit{.tv_sec = 0, .tv_nsec = wait_limit().count()};
+  std::array<epoll_event, 5> events;
+  const int count = ::epoll_pwait2(epoll_.get(), events.data(), static_cast<int>(events.size()),
+                                   ended_pages_ ? nullptr : &limit, nullptr);
+  if (count < 0 && errno != EINTR) return syscall_error("epoll_pwait2", "restore loop");
   for (int i = 0; i < count; ++i) {
     const epoll_event& event = events[static_cast<std::size_t>(i)];
     if (event.data.fd == stop_.get()) {
       return fail(Errc::canceled, "the restore was asked to stop");
+    }
+    if (event.data.fd == wake_.get()) {
+      std::uint64_t rung = 0;
+      [[maybe_unused]] const ssize_t got = ::read(wake_.get(), &rung, sizeof rung);
     }
     const bool hung_up = (event.events & (EPOLLHUP | EPOLLERR)) != 0;
     if (event.data.fd == channels_.urgent_fd() && hung_up && !ended_pages_) {

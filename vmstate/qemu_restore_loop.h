@@ -51,6 +51,10 @@ class QemuRestoreLoop {
   // A request that came before the loop was made. Only before start().
   void add_request(PageRun run) { page_in_.request(run); }
   void start();
+  // How prefetch begins. From any thread; a loop that is never told prefetches at full pace.
+  void hold_prefetch() { pace_until_ = Nanoseconds::max().count(); }
+  // The guest was resumed, or stays paused: full pace, after a moment for the guest alone.
+  void release_prefetch(Nanoseconds settle_time);
   // Waits for one event, or a failure (page_unproved, failed); nullopt at the deadline.
   std::optional<Event> wait(Event wanted, Deadline deadline);
   // Why. Precondition: wait() returned page_unproved or failed.
@@ -71,11 +75,17 @@ class QemuRestoreLoop {
   Result<void> read_requests();
   Result<void> send();
   Result<void> wait_for_event();
+  Nanoseconds wait_limit() const;
   Result<void> watch(int fd, bool& watched_for_room, bool full);
   void publish(Event event);
   void publish_error(Event event, Error error);
 
+  void choose_pace();
+
   MonotonicClock clock_;
+  // Prefetch is gentle before this time; max: only recent pages for now.
+  std::atomic<Nanoseconds::rep> pace_until_{0};
+  PrefetchPace pace_ = PrefetchPace::full;
   PageSupply* supply_;
   QemuPageChannels channels_;
   QemuReturnPathReader return_path_;
@@ -83,11 +93,13 @@ class QemuRestoreLoop {
 
   UniqueFd epoll_;
   UniqueFd stop_;
+  UniqueFd wake_;              // rung by other threads: something was set
   bool main_watched_ = false;  // for room
   bool urgent_watched_ = false;
   bool ended_pages_ = false;
   bool closed_ = false;
   bool shut_ = false;
+  Nanoseconds spin_until_{0};
   bool failure_published_ = false;
 
   mutable std::mutex mutex_;

@@ -2,7 +2,7 @@
 // release is on the store, and then needs nobody. The source's messages are hints; before it
 // claims, it reads the records itself.
 //
-//   in:  prepare, committed, released, cancel  out:  prepared, running, progress, resident, failed
+//   in:  prepare, preload, committed, released, cancel  out:  prepared, running, progress, resident, failed
 //
 // When the channel closes before the release: if the store holds a release of our image, go on;
 // else end, nothing was touched.
@@ -110,8 +110,11 @@ Result<std::optional<GuestState>> Agent::look_for_release() {
 }
 
 Result<std::optional<GuestState>> Agent::wait_for_release() {
+  bool preloading = false;
   while (true) {
-    auto message = channel_.receive(Deadline::after(clock_, kStorePollInterval));
+    // A step of preloading is short; a message goes first.
+    auto message =
+        channel_.receive(Deadline::after(clock_, preloading ? Nanoseconds(0) : kStorePollInterval));
     if (!message && message.error().code != Errc::gone) {
       return tl::make_unexpected(std::move(message).error());
     }
@@ -119,8 +122,17 @@ Result<std::optional<GuestState>> Agent::wait_for_release() {
     if (!channel_closed && *message && (**message)["type"] == "cancel") {
       return std::optional<GuestState>();
     }
+    if (!channel_closed && *message && (**message)["type"] == "preload") {
+      preloading = true;
+      continue;
+    }
     if (!channel_closed && *message && (**message)["type"] == "committed") {
+      preloading = false;
       PF_TRY(migration_->load_early());
+      continue;
+    }
+    if (preloading && message && !*message) {
+      preloading = migration_->preload();
       continue;
     }
     PF_ASSIGN(auto state, look_for_release());

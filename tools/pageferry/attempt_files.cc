@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::size_t kSmallFileBytesMax = std::size_t{512} << 20;
 constexpr Seconds kOpenBound{120};
+constexpr Seconds kPreloadBound{1};  // it only saves time
 constexpr std::size_t kReadPieceBytes = std::size_t{1} << 20;
 
 std::string path_of(const Attempt& attempt, const std::string& file_name) {
@@ -101,13 +102,24 @@ Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt
   return std::unique_ptr<StorageFile>(std::move(file));
 }
 
+Result<PageMapPreload::Progress> preload_attempt_map(const Attempt& attempt, const Clock& clock,
+                                                     PageMapPreload& preload) {
+  PF_ASSIGN(std::unique_ptr<AioFile> file,
+            AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+  WaitBounds bounds;
+  bounds.deadline = Deadline::after(clock, kPreloadBound);
+  return preload.advance(*file, PageFileReaderOptions{}.map_bytes_max, bounds);
+}
+
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
-                                                           const Clock& clock) {
+                                                           const Clock& clock,
+                                                           PageMapPreload preload) {
   PF_ASSIGN(std::unique_ptr<AioFile> file,
             AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kOpenBound);
-  return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds);
+  return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds,
+                              std::move(preload));
 }
 
 Result<void> verify_attempt_pages(const Attempt& attempt) {

@@ -36,9 +36,13 @@ Result<std::string> read_attempt_text(const Attempt& attempt, const std::string&
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
 // A new, empty page file.
 Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt);
-// Committed page files only.
+// Reads a bit more of the map of a page file that is still being written, as far as it is on the store.
+Result<PageMapPreload::Progress> preload_attempt_map(const Attempt& attempt, const Clock& clock,
+                                                     PageMapPreload& preload);
+// Committed page files only. What was preloaded is not read again.
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
-                                                           const Clock& clock);
+                                                           const Clock& clock,
+                                                           PageMapPreload preload);
 // Reads every stored page of a committed page file back and proves it. corrupt: names the first bad
 // page.
 Result<void> verify_attempt_pages(const Attempt& attempt);

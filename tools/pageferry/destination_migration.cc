@@ -109,6 +109,12 @@ bool DestinationMigration::claims_before_load() const {
   return vmm_.qmp->qemu_version() < kQemuLocksDisksAtContinue;
 }
 
+bool DestinationMigration::preload() {
+  // What fails here is read again, and reported, when the image is opened.
+  const auto read = preload_attempt_map(*attempt_, clock_, preload_);
+  return read && *read == PageMapPreload::Progress::more;
+}
+
 Result<void> DestinationMigration::open_image() {
   const auto started = clock_.now();
   PF_ASSIGN(state_, read_attempt_state(*attempt_, kStateFileName));
@@ -116,7 +122,7 @@ Result<void> DestinationMigration::open_image() {
     return fail(Errc::corrupt,
                 fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
   }
-  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_));
+  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_, std::move(preload_)));
   split_["open-image"] = to_ms(clock_.now() - started);
   return {};
 }
@@ -202,6 +208,7 @@ Result<TakeOver> DestinationMigration::run_claimed(Epoch epoch, const GuestState
   if (manifest_.run_state == GuestRunState::paused) return TakeOver::runs_here;
   PF_TRY(vmm_.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kLoadBound)));
   resumed_at_ = clock_.now();
+  restore_->begin_prefetch(QemuRestore::GuestIs::resumed);
   split_["cont"] = to_ms(resumed_at_ - started);
   return TakeOver::runs_here;
 }

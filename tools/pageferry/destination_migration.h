@@ -54,6 +54,9 @@ class DestinationMigration {
   // What speaks against this destination, from the manifest's description. Empty: fits.
   std::vector<std::string> differences() const;
 
+  // The page file is being written: reads a bit of what is final of its map by now. Optional; saves time only. True
+  // when there is more to read at once.
+  bool preload();
   // The image is committed: does what can be done before it is released. Optional.
   Result<void> load_early();
   // `state` must be what rule 4 gives for `epoch`. On Claim lost the QEMU was ended. On an error
@@ -100,6 +103,7 @@ class DestinationMigration {
   DestinationCommand command_;
   RunningQemu vmm_;
   nlohmann::json machine_;
+  PageMapPreload preload_;
   std::unique_ptr<PageFileReader> reader_;
   std::unique_ptr<QemuRestore> restore_;
   Epoch epoch_{0};

@@ -210,6 +210,7 @@ Result<void> SourceMigration::poll_destination() {
       destination_prepared_ = true;
       destination_machine_ = (**message).value("machine", nlohmann::json::object());
       result_["destination"] = (**message).value("destination", nlohmann::json::object());
+      hint_preload();
     } else if ((**message)["type"] == "failed") {
       destination_error_ = error_of_message(**message);
     }
@@ -263,12 +264,23 @@ CaptureObserver::Verdict SourceMigration::on_progress(const Progress& progress) 
   if (hit) hit = poll_destination();
   if (!hit && !destination_error_) destination_error_ = hit.error();
   if (destination_error_ || abort_asked_) return Verdict::abort;
+  hint_preload();
   if (options_.timeout && clock_.now() - started_ > *options_.timeout) {
     timed_out_ = true;
     if (options_.timeout_action == TimeoutAction::abort) return Verdict::abort;
     return may_switch() ? Verdict::switch_now : Verdict::go_on;
   }
   return Verdict::go_on;
+}
+
+void SourceMigration::on_pass(std::uint64_t) {
+  hint_preload();
+}
+
+// The first pass leaves the map behind it on the store, bit by bit; each later one what it changed.
+void SourceMigration::hint_preload() {
+  if (!destination_prepared_) return;
+  [[maybe_unused]] const auto told = link_->send({{"type", "preload"}});
 }
 
 CaptureObserver::Verdict SourceMigration::on_not_converging(const Progress& progress) {

@@ -78,6 +78,7 @@ class SourceMigration final : private CaptureObserver {
   // CaptureObserver
   Verdict on_progress(const Progress& progress) override;
   bool may_switch() override;
+  void on_pass(std::uint64_t pass) override;
   Verdict on_not_converging(const Progress& progress) override;
 
   const SourceOptions options_;
@@ -98,6 +99,7 @@ class SourceMigration final : private CaptureObserver {
   std::unique_ptr<QemuCapture> capture_;
   std::unique_ptr<DestinationLink> link_;
   std::unique_ptr<ControlServer> control_;  // its thread uses what stands above: destroyed first
+  void hint_preload();
   bool destination_prepared_ = false;
   bool machines_compared_ = false;
   std::optional<Error> destination_error_;

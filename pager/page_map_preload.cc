@@ -1,0 +1,94 @@
+// Blocks are judged by themselves: their checksum begins with the file's id, so an older file's block on the same place of
+// the disk never passes. The first pass writes the map in ascending order: reading stops where it has not got to yet, and
+// goes on from there the next time.
+#include "pager/page_map_preload.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "pager/page_file_pieces.h"
+
+namespace pageferry {
+namespace {
+
+constexpr std::size_t kStepBytes = std::size_t{2} << 20;
+
+}  // namespace
+
+Result<MapBlockFacts> examine_map_block(const PageFileHeader& header, std::uint64_t number,
+                                        ConstFileBlock block) {
+  MapBlockFacts facts;
+  PF_ASSIGN(facts.crc, open_map_block(header.file_id, number, block));
+  const std::uint64_t first = number * kMapEntriesPerBlock;
+  const std::uint64_t entries = std::min(kMapEntriesPerBlock, header.pages - first);
+  // What the commit record will say is not known yet: nothing is too far or too new.
+  CommitRecord anything;
+  anything.file_bytes = ~std::uint64_t{0};
+  anything.version_max = ~std::uint32_t{0};
+  for (std::uint64_t i = 0; i < entries; ++i) {
+    const MapEntry entry = load_map_entry(block, i);
+    if (!entry_is_sound(header, anything, entry)) {
+      PF_TRY(check_entry(header, anything, PageIndex{first + i}, entry));
+    }
+    facts.location_end = std::max(facts.location_end, entry.block() + 1);
+    facts.version_max = std::max(facts.version_max, entry.version);
+    facts.stored += entry.is_zero() ? 0U : 1U;
+  }
+  facts.sound = true;
+  return facts;
+}
+
+Result<void> PageMapPreload::begin(StorageFile& file, const PageFileHeader& header,
+                                   std::uint64_t map_bytes_max, const WaitBounds& bounds) {
+  const std::size_t padded =
+      (header.layout_bytes + kFileBlockBytes - 1) / kFileBlockBytes * kFileBlockBytes;
+  PF_ASSIGN(const AlignedMemory table, read_section(file, kLayoutOffset, padded, bounds));
+  PF_ASSIGN(layout_, decode_layout(header, std::span(table.data(), header.layout_bytes)));
+  if (header.map_blocks() * kFileBlockBytes > map_bytes_max) {
+    return fail(Errc::invalid, fmt::format("the page map has {} bytes, limit {}",
+                                           header.map_blocks() * kFileBlockBytes, map_bytes_max));
+  }
+  PF_ASSIGN(map_, PageMap::make(header.pages));
+  facts_.assign(header.map_blocks(), MapBlockFacts{});
+  header_ = header;
+  return {};
+}
+
+Result<PageMapPreload::Progress> PageMapPreload::advance(StorageFile& file,
+                                                         std::uint64_t map_bytes_max,
+                                                         const WaitBounds& bounds) {
+  if (!header_) {
+    PF_ASSIGN(const AlignedMemory head, read_section(file, kHeaderOffset, kFileBlockBytes, bounds));
+    PF_ASSIGN(const PageFileHeader header,
+              decode_header(ConstFileBlock(head.data(), kFileBlockBytes)));
+    PF_TRY(begin(file, header, map_bytes_max, bounds));
+  }
+  const auto is_sound = [](const MapBlockFacts& facts) { return facts.sound; };
+  const auto first = static_cast<std::uint64_t>(
+      std::find_if_not(facts_.begin(), facts_.end(), is_sound) - facts_.begin());
+  const std::uint64_t end = std::min(first + kStepBytes / kFileBlockBytes, map_.blocks());
+  const auto bytes = map_.bytes().subspan(first * kFileBlockBytes, (end - first) * kFileBlockBytes);
+  const auto pieces = pieces_of(header_->map_offset + first * kFileBlockBytes, bytes);
+  const auto read =
+      read_pieces(file, pieces, bounds, [](const FilePiece&) { return Result<void>(); });
+  if (!read) {
+    if (file.in_flight() > 0) map_.abandon();
+    *this = PageMapPreload();
+    return tl::make_unexpected(read.error());
+  }
+  bool there = end < map_.blocks();
+  for (std::uint64_t number = first; number < end; ++number) {
+    const auto facts = examine_map_block(*header_, number, std::as_const(map_).block(number));
+    facts_[number] = facts ? *facts : MapBlockFacts{};
+    there = there && facts.has_value();
+  }
+  return there ? Progress::more : Progress::all_there_is;
+}
+
+std::uint64_t PageMapPreload::sound_blocks() const {
+  return static_cast<std::uint64_t>(std::count_if(
+      facts_.begin(), facts_.end(), [](const MapBlockFacts& facts) { return facts.sound; }));
+}
+
+}  // namespace pageferry

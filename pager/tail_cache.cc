@@ -1,0 +1,69 @@
+// Pieces are read in order; a hole is read page by page by whoever wants what was in it.
+#include "pager/tail_cache.h"
+
+#include <algorithm>
+
+namespace pageferry {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{512} << 10;
+constexpr unsigned kReadsInFlight = 4;
+
+}  // namespace
+
+TailCache TailCache::make(const PageFileHeader& header, const CommitRecord& record,
+                          std::uint64_t bytes_max) {
+  TailCache cache;
+  if (record.tail_pages == 0) return cache;
+  // The tail ends where the index begins, or at the slots when it was too small for both.
+  const std::uint64_t end = std::min(header.slots_offset, record.map_checksums_offset);
+  const std::uint64_t bytes = std::min(end - header.tail_offset, bytes_max);
+  if (bytes == 0) return cache;
+  auto memory = AlignedMemory::map(bytes);
+  if (!memory) return cache;
+  cache.memory_ = std::move(*memory);
+  cache.offset_ = header.tail_offset;
+  cache.bytes_ = bytes;
+  cache.here_.resize((bytes + kPieceBytes - 1) / kPieceBytes);
+  return cache;
+}
+
+TailCache::~TailCache() {
+  if (in_flight_ > 0) memory_.abandon();
+}
+
+std::size_t TailCache::piece_bytes(std::size_t piece) const {
+  return std::min(kPieceBytes, bytes_ - piece * kPieceBytes);
+}
+
+void TailCache::start_reads(StorageFile& file) {
+  while (next_piece_ < here_.size() && in_flight_ < kReadsInFlight) {
+    const std::size_t at = next_piece_ * kPieceBytes;
+    const std::span<std::byte> bytes(memory_.data() + at, piece_bytes(next_piece_));
+    const auto submitted =
+        file.submit_read(bytes, offset_ + at, kTagBit | next_piece_, IoPriority::demand);
+    ++next_piece_;
+    if (submitted) ++in_flight_;
+  }
+}
+
+void TailCache::note_done(const IoDone& done) {
+  --in_flight_;
+  here_[done.tag & ~kTagBit] = done.outcome.has_value();
+}
+
+std::optional<std::span<const std::byte>> TailCache::find(std::uint64_t location,
+                                                          std::uint64_t blocks) const {
+  const std::uint64_t begin = location * kFileBlockBytes;
+  const std::uint64_t bytes = blocks * kFileBlockBytes;
+  if (begin < offset_ || begin - offset_ >= bytes_ || bytes > bytes_ - (begin - offset_)) {
+    return std::nullopt;
+  }
+  const std::size_t at = begin - offset_;
+  for (std::size_t piece = at / kPieceBytes; piece <= (at + bytes - 1) / kPieceBytes; ++piece) {
+    if (!here_[piece]) return std::nullopt;
+  }
+  return std::span<const std::byte>(memory_.data() + at, bytes);
+}
+
+}  // namespace pageferry

@@ -1,0 +1,56 @@
+// TailCache: the tail of a page file in memory. The tail is what the guest wrote last, so it is what the guest touches first
+// at the destination: its kernel's stacks and counters, the pages that it was working on. It lies in one row in the file, while
+// its pages are scattered over the guest: read in large pieces when the file is opened, it answers at once what would be a
+// thousand small reads.
+//
+// Thread rule: one thread. Lifetime: reads are in flight at the file until in_flight() is 0; the memory is leaked, not freed,
+// when it is destroyed before (a hung store may still write to it).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "pager/page_file_format.h"
+#include "transport/io_buffer.h"
+#include "transport/storage_file.h"
+
+namespace pageferry {
+
+class TailCache {
+ public:
+  // Marks the tags of its reads: no ticket of others has this bit.
+  static constexpr std::uint64_t kTagBit = std::uint64_t{1} << 63;
+
+  TailCache() = default;
+  // Of the first bytes_max bytes of the file's tail. Without memory, or for a file without a tail, an empty one: a cache is
+  // no reason to fail.
+  static TailCache make(const PageFileHeader& header, const CommitRecord& record,
+                        std::uint64_t bytes_max);
+  TailCache(TailCache&&) = default;
+  TailCache& operator=(TailCache&&) = default;
+  ~TailCache();
+
+  // Starts reads as long as few are in flight. A read that cannot be started, or fails, leaves a hole.
+  void start_reads(StorageFile& file);
+  // A read with kTagBit in its tag has finished.
+  void note_done(const IoDone& done);
+  unsigned in_flight() const { return in_flight_; }
+
+  // The bytes of `blocks` file blocks from `location`, if all of them are here. Valid as long as the cache. Not checked.
+  std::optional<std::span<const std::byte>> find(std::uint64_t location,
+                                                 std::uint64_t blocks) const;
+
+ private:
+  std::size_t piece_bytes(std::size_t piece) const;
+
+  AlignedMemory memory_;
+  std::uint64_t offset_ = 0;  // in the file
+  std::size_t bytes_ = 0;
+  std::vector<bool> here_;  // by piece
+  std::size_t next_piece_ = 0;
+  unsigned in_flight_ = 0;
+};
+
+}  // namespace pageferry
