@@ -123,6 +123,9 @@ Result<std::uint64_t> PageFileReader::start_read(PageRun run, ReadClass read_cla
                             file_->name(), run.pages, raw(run.first)));
   }
   if (answer_from_tail(run, read_class)) return answered_.back();
+  if (read_class == ReadClass::prefetch && tail_.expects(image_.map.get(run.first).location)) {
+    return fail(Errc::busy, fmt::format("{}: the tail is being read", file_->name()));
+  }
   IoBufferPool& pool = read_class == ReadClass::demand ? *demand_pool_ : *prefetch_pool_;
   IoBuffer buffer = pool.take();
   if (!buffer) {

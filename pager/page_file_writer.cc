@@ -351,7 +351,9 @@ Result<void> PageFileWriter::write_map_blocks(std::uint64_t first, std::uint64_t
                                               unsigned changes_min) {
   for (std::uint64_t number = first; number < end; ++number) {
     MapBlockState& state = map_states_[number];
-    if (state.written && state.changes() < changes_min) continue;
+    // A block that was never written must be in the end; before, it is worth a write only when it says something.
+    const bool owed = !state.written && state_ == State::blackout;
+    if (!owed && state.changes() < changes_min) continue;
     const auto place = state.written ? WriteQueue::Place::rewritten : WriteQueue::Place::fresh;
     PF_ASSIGN(
         const FileBlock block,

@@ -6,8 +6,8 @@
 namespace pageferry {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{512} << 10;
-constexpr unsigned kReadsInFlight = 4;
+constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
+constexpr unsigned kReadsInFlight = 2;  // a demand read waits for no more than these
 
 }  // namespace
 
@@ -24,7 +24,7 @@ TailCache TailCache::make(const PageFileHeader& header, const CommitRecord& reco
   cache.memory_ = std::move(*memory);
   cache.offset_ = header.tail_offset;
   cache.bytes_ = bytes;
-  cache.here_.resize((bytes + kPieceBytes - 1) / kPieceBytes);
+  cache.pieces_.resize((bytes + kPieceBytes - 1) / kPieceBytes);
   return cache;
 }
 
@@ -37,19 +37,26 @@ std::size_t TailCache::piece_bytes(std::size_t piece) const {
 }
 
 void TailCache::start_reads(StorageFile& file) {
-  while (next_piece_ < here_.size() && in_flight_ < kReadsInFlight) {
+  while (next_piece_ < pieces_.size() && in_flight_ < kReadsInFlight) {
     const std::size_t at = next_piece_ * kPieceBytes;
     const std::span<std::byte> bytes(memory_.data() + at, piece_bytes(next_piece_));
     const auto submitted =
         file.submit_read(bytes, offset_ + at, kTagBit | next_piece_, IoPriority::demand);
-    ++next_piece_;
     if (submitted) ++in_flight_;
+    if (!submitted) pieces_[next_piece_] = Piece::failed;
+    ++next_piece_;
   }
 }
 
 void TailCache::note_done(const IoDone& done) {
   --in_flight_;
-  here_[done.tag & ~kTagBit] = done.outcome.has_value();
+  pieces_[done.tag & ~kTagBit] = done.outcome ? Piece::here : Piece::failed;
+}
+
+bool TailCache::expects(std::uint64_t location) const {
+  const std::uint64_t at = location * kFileBlockBytes;
+  return at >= offset_ && at - offset_ < bytes_ &&
+         pieces_[(at - offset_) / kPieceBytes] == Piece::expected;
 }
 
 std::optional<std::span<const std::byte>> TailCache::find(std::uint64_t location,
@@ -61,7 +68,7 @@ std::optional<std::span<const std::byte>> TailCache::find(std::uint64_t location
   }
   const std::size_t at = begin - offset_;
   for (std::size_t piece = at / kPieceBytes; piece <= (at + bytes - 1) / kPieceBytes; ++piece) {
-    if (!here_[piece]) return std::nullopt;
+    if (pieces_[piece] != Piece::here) return std::nullopt;
   }
   return std::span<const std::byte>(memory_.data() + at, bytes);
 }

@@ -38,6 +38,8 @@ class TailCache {
   void note_done(const IoDone& done);
   unsigned in_flight() const { return in_flight_; }
 
+  // The block will be here soon: its piece is on its way or will be read next.
+  bool expects(std::uint64_t location) const;
   // The bytes of `blocks` file blocks from `location`, if all of them are here. Valid as long as the cache. Not checked.
   std::optional<std::span<const std::byte>> find(std::uint64_t location,
                                                  std::uint64_t blocks) const;
@@ -48,7 +50,8 @@ class TailCache {
   AlignedMemory memory_;
   std::uint64_t offset_ = 0;  // in the file
   std::size_t bytes_ = 0;
-  std::vector<bool> here_;  // by piece
+  enum class Piece : std::uint8_t { expected, here, failed };
+  std::vector<Piece> pieces_;
   std::size_t next_piece_ = 0;
   unsigned in_flight_ = 0;
 };

@@ -15,6 +15,7 @@
 #include "tools/pageferry/destination_migration.h"
 #include "tools/pageferry/host_forward_message.h"
 #include "transport/message_channel.h"
+#include "transport/os/thread_priority.h"
 #include "transport/vm_lock.h"
 
 namespace pageferry {
@@ -209,6 +210,7 @@ ExitCode Agent::run() {
 }  // namespace
 
 ExitCode run_agent(const AgentCommand& command, const Clock& clock) {
+  prefer_quick_wakeup();  // in the blackout the guest waits for each step of this thread
   MessageChannel channel(UniqueFd(::dup(STDIN_FILENO)), UniqueFd(::dup(STDOUT_FILENO)));
   return Agent(command, channel, clock).run();
 }

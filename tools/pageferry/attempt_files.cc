@@ -102,13 +102,17 @@ Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt
   return std::unique_ptr<StorageFile>(std::move(file));
 }
 
-Result<PageMapPreload::Progress> preload_attempt_map(const Attempt& attempt, const Clock& clock,
-                                                     PageMapPreload& preload) {
+Result<std::unique_ptr<StorageFile>> open_unfinished_pages(const Attempt& attempt) {
   PF_ASSIGN(std::unique_ptr<AioFile> file,
             AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+  return std::unique_ptr<StorageFile>(std::move(file));
+}
+
+Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clock,
+                                             PageMapPreload& preload) {
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kPreloadBound);
-  return preload.advance(*file, PageFileReaderOptions{}.map_bytes_max, bounds);
+  return preload.advance(file, PageFileReaderOptions{}.map_bytes_max, bounds);
 }
 
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,

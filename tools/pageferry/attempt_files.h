@@ -36,9 +36,11 @@ Result<std::string> read_attempt_text(const Attempt& attempt, const std::string&
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
 // A new, empty page file.
 Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt);
-// Reads a bit more of the map of a page file that is still being written, as far as it is on the store.
-Result<PageMapPreload::Progress> preload_attempt_map(const Attempt& attempt, const Clock& clock,
-                                                     PageMapPreload& preload);
+// The page file, to be read while it is still being written. Keep it for several reads: closing one takes the kernel 30 ms.
+Result<std::unique_ptr<StorageFile>> open_unfinished_pages(const Attempt& attempt);
+// Reads a bit more of its map, as far as it is on the store.
+Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clock,
+                                             PageMapPreload& preload);
 // Committed page files only. What was preloaded is not read again.
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
                                                            const Clock& clock,

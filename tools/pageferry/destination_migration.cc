@@ -111,7 +111,13 @@ bool DestinationMigration::claims_before_load() const {
 
 bool DestinationMigration::preload() {
   // What fails here is read again, and reported, when the image is opened.
-  const auto read = preload_attempt_map(*attempt_, clock_, preload_);
+  if (!unfinished_pages_) {
+    auto opened = open_unfinished_pages(*attempt_);
+    if (!opened) return false;
+    unfinished_pages_ = std::move(*opened);
+  }
+  const auto read = preload_map(*unfinished_pages_, clock_, preload_);
+  if (!read) unfinished_pages_.reset();
   return read && *read == PageMapPreload::Progress::more;
 }
 
@@ -228,6 +234,7 @@ Result<void> DestinationMigration::finish(
     PF_TRY(restore_->finish());
   }
   resident_at_ = clock_.now();
+  unfinished_pages_.reset();
   PF_TRY(hand_off_.resident(epoch_));
   if (options_.keep == KeepImage::yes) return {};
   reader_.reset();

@@ -103,6 +103,7 @@ class DestinationMigration {
   DestinationCommand command_;
   RunningQemu vmm_;
   nlohmann::json machine_;
+  std::unique_ptr<StorageFile> unfinished_pages_;
   PageMapPreload preload_;
   std::unique_ptr<PageFileReader> reader_;
   std::unique_ptr<QemuRestore> restore_;

@@ -10,6 +10,7 @@
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/blackout_guard.h"
 #include "transport/aio_file.h"
+#include "transport/os/thread_priority.h"
 #include "transport/store_check.h"
 #include "vmstate/qemu_machine.h"
 
@@ -61,6 +62,7 @@ SourceMigration::SourceMigration(SourceOptions options, CommonOptions common,
 SourceMigration::~SourceMigration() = default;
 
 ExitCode SourceMigration::run() {
+  prefer_quick_wakeup();  // the switch waits for this thread
   reporter_.phase("open");
   if (auto opened = open(); !opened) {
     reporter_.error(opened.error());

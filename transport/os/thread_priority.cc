@@ -11,6 +11,7 @@ namespace pageferry {
 namespace {
 
 constexpr std::int32_t kNice = -10;
+constexpr std::uint64_t kResetOnFork = 1;    // SCHED_FLAG_RESET_ON_FORK
 constexpr std::uint64_t kSliceNs = 100'000;  // the shortest the kernel accepts
 
 // struct sched_attr of <linux/sched/types.h>, first version.
@@ -30,6 +31,7 @@ static_assert(sizeof(SchedulingAttributes) == 48);
 
 void prefer_quick_wakeup() {
   SchedulingAttributes attributes;
+  attributes.flags = kResetOnFork;
   attributes.runtime_ns = kSliceNs;
   attributes.nice = kNice;
   if (::syscall(SYS_sched_setattr, 0, &attributes, 0) == 0) return;

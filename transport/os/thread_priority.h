@@ -8,7 +8,8 @@ namespace pageferry {
 
 // Asks to run soon after waking up, for short times: a higher weight where we are allowed to
 // (CAP_SYS_NICE), and a short time slice, which since Linux 6.12 lets a thread run before others
-// that want long ones, and needs no privilege.
+// that want long ones, and needs no privilege. For threads that mostly sleep. Threads and processes
+// that it starts do not inherit it.
 void prefer_quick_wakeup();
 
 }  // namespace pageferry
