@@ -148,13 +148,17 @@ Result<bool> Recovery::cancel_abandoned(const std::vector<VmmLook>& looks) {
   return canceled;
 }
 
-// The guest runs in the first of these; what the rules call stale among the others is ended.
+// The guest runs in the first of these; what the rules call stale among the others is ended. So is a
+// QEMU that still waits for its state: the lock is ours, so its tool is dead, and no claim can be
+// won while the guest runs.
 Result<void> Recovery::end_stale(std::vector<VmmLook>& looks, const OwnershipSnapshot& snapshot) {
   for (std::size_t i = 1; i < looks.size(); ++i) {
     const Decision decision = decide(looks[i].view, snapshot, hand_off_->host(), ToolMemory{});
-    if (decision.action != Action::end_vmm) continue;
+    const bool waits_in_vain = looks[i].view.state == VmmState::incoming;
+    if (decision.action != Action::end_vmm && !waits_in_vain) continue;
     reporter_.note(
-        fmt::format("ending QEMU pid {}: {}", looks[i].view.process->pid, decision.reason));
+        fmt::format("ending QEMU pid {}: {}", looks[i].view.process->pid,
+                    waits_in_vain ? "prepared by a dead tool, never loaded" : decision.reason));
     PF_TRY(end_vmm(looks[i]));
   }
   return {};
