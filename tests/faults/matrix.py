@@ -2,14 +2,15 @@
 """Kills, stops and starves everything that takes part in a migration, at every phase, and shows who
 owns the guest afterwards and how it was brought back.
 
-    tests/faults/matrix.py [--only SUBSTRING]... [--qemu 10|7.2] [--store DIR] [--list] [--markdown FILE]
+    tests/faults/matrix.py [--only SUBSTRING]... [--qemu 10|7.2] [--store DIR] [--list]
+                           [--markdown FILE]
 
 Each case: a real guest that checks its own memory, one fault at one point (`--fail-at`,
 docs/fault-injection.md), then what an operator would do: nothing, or `pageferry recover`. Then the
 guest must run exactly where the table says, with no bad page, having never run twice (watched
 from outside), and the next migration must succeed and leave nothing on the store. A guest may be
-lost only where the QEMU that ran it was itself killed. Prints the table; ends with 1 if a row is not
-as it should be. Needs root (loop mounts).
+lost only where the QEMU that ran it was itself killed. Prints the table; ends with 1 if a row is
+not as it should be. Needs root (loop mounts).
 """
 
 import argparse
@@ -208,10 +209,8 @@ def main():
     for case in chosen:
         row = run_case(case, arguments)
         rows.append(row)
-        print(
-            f"{case.name:<58} {row.where:<12} {shown_code(row):<6} {row.seconds:<7.1f} {row.operator}",
-            flush=True,
-        )
+        figures = f"{row.where:<12} {shown_code(row):<6} {row.seconds:<7.1f}"
+        print(f"{case.name:<58} {figures} {row.operator}", flush=True)
         for line in row.wrong:
             print(f"    WRONG: {line}", flush=True)
     good = [row for row in rows if not row.wrong]

@@ -1,8 +1,8 @@
 """A store of its own that can be filled to the last block, and frozen: ext4 in a file, mounted over
 a loop device. Needs root.
 
-freeze() is fsfreeze: every write, link, unlink and fsync of something dirty blocks in the kernel and
-cannot be ended, not even by SIGKILL; reads go on. That is what a hung server does to a writer.
+freeze() is fsfreeze: every write, link, unlink and fsync of something dirty blocks in the kernel
+and cannot be ended, not even by SIGKILL; reads go on. That is what a hung server does to a writer.
 """
 
 import errno
