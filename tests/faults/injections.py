@@ -218,6 +218,7 @@ def hang_abort(case, scene):
     running.wait_object(lambda said: said.get("event") == "error", 30)
     hold(case, scene, running)
     scene.small_store.thaw()
+    scene.operator = "abort; the tool ended when the store came back"
     return running.wait(180)
 
 
