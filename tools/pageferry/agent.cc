@@ -104,6 +104,11 @@ Result<void> Agent::prepare() {
 
 Result<std::optional<GuestState>> Agent::look_for_release() {
   PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
+  // Nobody will say so: the source may wait for our word as we wait for its.
+  if (!snapshot.empty() && raw(snapshot.highest()) > raw(source_epoch_)) {
+    return fail(Errc::not_owner,
+                fmt::format("another candidate won epoch {}", raw(next(source_epoch_))));
+  }
   if (claimable_epoch(snapshot) != next(source_epoch_)) return std::optional<GuestState>();
   GuestState state = image_for(snapshot, next(source_epoch_));
   if (!state.image || state.image->attempt != attempt_) return std::optional<GuestState>();
@@ -191,6 +196,9 @@ ExitCode Agent::serve() {
         finished.error().code == Errc::corrupt || finished.error().code == Errc::io;
     return report(finished.error(), corrupt ? ExitCode::state_lost : ExitCode::recoverable);
   }
+  if (auto freed = migration_->free_image(); !freed) {
+    tell({{"type", "warning"}, {"text", image_stays_text(freed.error())}});
+  }
   nlohmann::json resident = migration_->restore_json();
   resident["type"] = "resident";
   resident["destination"] = migration_->destination_json();
@@ -202,7 +210,10 @@ ExitCode Agent::run() {
   if (auto asked = wait_for_prepare(); !asked) return report(asked.error(), ExitCode::usage);
   if (auto prepared = prepare(); !prepared) return report(prepared.error(), ExitCode::refused);
   auto state = wait_for_release();
-  if (!state) return report(state.error(), ExitCode::failed);
+  if (!state) {
+    const bool lost = state.error().code == Errc::not_owner;
+    return report(state.error(), lost ? ExitCode::lost_claim : ExitCode::failed);
+  }
   if (!*state) return ExitCode::aborted;
   return take_over(**state);
 }

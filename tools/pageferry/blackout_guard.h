@@ -20,25 +20,30 @@ class BlackoutGuard {
  public:
   // `give_up` must not block; true when it was in time.
   BlackoutGuard(Nanoseconds limit, std::function<bool()> give_up)
-      : thread_([this, limit, give_up = std::move(give_up)] {
+      : until_(std::chrono::steady_clock::now() + limit),
+        thread_([this, give_up = std::move(give_up)] {
           std::unique_lock lock(mutex_);
-          if (done_signal_.wait_for(lock, limit, [this] { return done_; })) return;
+          if (done_signal_.wait_until(lock, until_, [this] { return done_; })) return;
           fired_ = give_up();
         }) {}
   BlackoutGuard(const BlackoutGuard&) = delete;
   BlackoutGuard& operator=(const BlackoutGuard&) = delete;
-  ~BlackoutGuard() {
+  ~BlackoutGuard() { [[maybe_unused]] const bool fired = disarm(); }
+
+  // The blackout is over: the guard gives nothing up from here on. True: it has, in time.
+  [[nodiscard]] bool disarm() {
     {
       const std::lock_guard lock(mutex_);
       done_ = true;
     }
     done_signal_.notify_all();
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
+    return fired_;
   }
 
-  bool fired() const { return fired_; }
-
  private:
+  // From the construction, not from when the thread gets to run.
+  const std::chrono::steady_clock::time_point until_;
   std::mutex mutex_;
   std::condition_variable done_signal_;
   bool done_ = false;  // under mutex_

@@ -34,6 +34,10 @@ std::int64_t to_ms(Nanoseconds duration) {
 
 }  // namespace
 
+std::string image_stays_text(const Error& error) {
+  return fmt::format("every page is here, but the image stays on the store: {}", error.message);
+}
+
 DestinationMigration::~DestinationMigration() {
   if (!ran_) discard();
 }
@@ -235,6 +239,10 @@ Result<void> DestinationMigration::finish(
   }
   resident_at_ = clock_.now();
   unfinished_pages_.reset();
+  return {};
+}
+
+Result<void> DestinationMigration::free_image() {
   PF_TRY(hand_off_.resident(epoch_));
   if (options_.keep == KeepImage::yes) return {};
   reader_.reset();

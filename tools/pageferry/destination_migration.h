@@ -3,9 +3,9 @@
 //
 //   prepare()    a QEMU of the source's own command line, stopped, told the RAM blocks; compared
 //   with the source's machine take_over()  image and device state read and proved, loaded,
-//   owner.N+1, running.N+1, `cont` finish()     pages on demand and prefetched until all are there;
-//   resident.N+1; the image is removed unless it is to be kept discard()    ends the QEMU that
-//   never ran
+//   owner.N+1, running.N+1, `cont` finish()     pages on demand and prefetched until all are there
+//   free_image() resident.N+1; the image is removed unless it is to be kept
+//   discard()    ends the QEMU that never ran
 //
 // Knows no source process: what it needs is in the attempt's directory and in the records.
 //
@@ -37,6 +37,9 @@ namespace pageferry {
 
 enum class TakeOver : std::uint8_t { runs_here, lost };
 
+// The warning when free_image(), or a part of it, failed.
+std::string image_stays_text(const Error& error);
+
 class DestinationMigration {
  public:
   DestinationMigration(DestinationOptions options, CommonOptions common, HandOff& hand_off,
@@ -66,6 +69,9 @@ class DestinationMigration {
   // Tells the network where the guest is now (gratuitous ARP). After take_over(), off the downtime.
   Result<void> announce();
   Result<void> finish(const std::function<void(const nlohmann::json&)>& on_progress);
+  // After finish(): says in the records that the image is not needed any more, and removes it unless
+  // it is to be kept. An error is no harm to the guest: the image stays until a later move.
+  Result<void> free_image();
   // Puts host forwards of user-mode networks back, once the source that held the ports has ended.
   Result<void> add_forwards(const std::vector<HostForward>& forwards);
   void discard();

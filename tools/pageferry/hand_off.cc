@@ -50,9 +50,8 @@ Result<RecordOutcome> HandOff::write(const OwnershipRecord& record, WhenRefused 
   return outcome;
 }
 
-Result<Claim> HandOff::claim(Epoch epoch, const ProcessIdentity& vmm) {
-  PF_ASSIGN(const RecordOutcome outcome,
-            write(record(epoch, OwnerFact{}, vmm), WhenRefused::give_up));
+Result<Claim> HandOff::claim(Epoch epoch, const ProcessIdentity& vmm, WhenRefused when_refused) {
+  PF_ASSIGN(const RecordOutcome outcome, write(record(epoch, OwnerFact{}, vmm), when_refused));
   return outcome.kind == RecordOutcome::Kind::written ? Claim::won : Claim::lost;
 }
 

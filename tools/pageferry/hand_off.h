@@ -33,8 +33,10 @@ class HandOff {
   const HostIdentity& host() const { return host_; }
   const RandomId& claimant() const { return claimant_; }
 
-  // owner.epoch for this VMM. Before the point of no return: a store that refuses is an error.
-  Result<Claim> claim(Epoch epoch, const ProcessIdentity& vmm);
+  // owner.epoch for this VMM. A candidate that can step back takes the store's refusal as an error;
+  // the one behind whom nobody stands repeats.
+  Result<Claim> claim(Epoch epoch, const ProcessIdentity& vmm,
+                      WhenRefused when_refused = WhenRefused::give_up);
   // running.epoch: durable on return. Errc::not_owner when the name was taken (by a void, or
   // another): never continue then.
   Result<void> run(Epoch epoch, const ProcessIdentity& vmm);

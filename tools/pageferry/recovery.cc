@@ -118,7 +118,13 @@ Result<Recovery::Verdict> Recovery::one_round() {
     if (look.view.state == VmmState::running) return serve(look, snapshot);
     const Decision decision = decide(look.view, snapshot, hand_off_->host(), memory);
     if (decision.action == Action::nothing || decision.action == Action::keep_and_wait) continue;
-    return act(decision, &look, snapshot);
+    PF_ASSIGN(const Verdict verdict, act(decision, &look, snapshot));
+    // It runs here now: what only waited for that is stale.
+    if (verdict.round == Round::finished && verdict.code == ExitCode::done && is_named(look)) {
+      PF_ASSIGN(const OwnershipSnapshot now, hand_off_->read());
+      PF_TRY(end_stale(looks, now));
+    }
+    return verdict;
   }
   if (named_lives) {
     return refuse(ExitCode::recoverable,
@@ -142,13 +148,17 @@ Result<bool> Recovery::cancel_abandoned(const std::vector<VmmLook>& looks) {
   return canceled;
 }
 
-// The guest runs in the first of these; what the rules call stale among the others is ended.
+// The guest runs in the first of these; what the rules call stale among the others is ended. So is a
+// QEMU that still waits for its state: the lock is ours, so its tool is dead, and no claim can be
+// won while the guest runs.
 Result<void> Recovery::end_stale(std::vector<VmmLook>& looks, const OwnershipSnapshot& snapshot) {
   for (std::size_t i = 1; i < looks.size(); ++i) {
     const Decision decision = decide(looks[i].view, snapshot, hand_off_->host(), ToolMemory{});
-    if (decision.action != Action::end_vmm) continue;
+    const bool waits_in_vain = looks[i].view.state == VmmState::incoming;
+    if (decision.action != Action::end_vmm && !waits_in_vain) continue;
     reporter_.note(
-        fmt::format("ending QEMU pid {}: {}", looks[i].view.process->pid, decision.reason));
+        fmt::format("ending QEMU pid {}: {}", looks[i].view.process->pid,
+                    waits_in_vain ? "prepared by a dead tool, never loaded" : decision.reason));
     PF_TRY(end_vmm(looks[i]));
   }
   return {};
@@ -266,10 +276,18 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
     result_["faults"] = {{"count", restore_->stats().faults}};
     restore_.reset();
   }
-  if (!snapshot.top().resident) PF_TRY(hand_off_->resident(epoch));
-  reader_.reset();
-  if (command_.destination.keep == KeepImage::no) PF_TRY(hand_off_->remove_older_attempts(epoch));
+  if (auto freed = free_image(snapshot); !freed) {
+    reporter_.warning(image_stays_text(freed.error()));
+  }
   return Verdict{Round::finished, ExitCode::done};
+}
+
+// The guest runs here and has every page.
+Result<void> Recovery::free_image(const OwnershipSnapshot& snapshot) {
+  if (!snapshot.top().resident) PF_TRY(hand_off_->resident(snapshot.highest()));
+  reader_.reset();
+  if (command_.destination.keep == KeepImage::yes) return {};
+  return hand_off_->remove_older_attempts(snapshot.highest());
 }
 
 Result<Recovery::Verdict> Recovery::run_and_continue(const Decision& decision, VmmLook& vmm,
@@ -307,6 +325,9 @@ Result<Recovery::Verdict> Recovery::load_and_run(const Decision& decision) {
   }
   PF_TRY(migration_->finish(
       [this](const nlohmann::json& progress) { reporter_.progress("page-in", progress); }));
+  if (auto freed = migration_->free_image(); !freed) {
+    reporter_.warning(image_stays_text(freed.error()));
+  }
   const nlohmann::json figures = migration_->restore_json();
   for (const auto& [key, value] : figures.items()) result_[key] = value;
   return Verdict{Round::finished, ExitCode::done};

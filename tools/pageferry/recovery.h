@@ -48,6 +48,7 @@ class Recovery {
   Result<Verdict> claim_and_continue(const Decision& decision, VmmLook& vmm);
   Result<Verdict> load_and_run(const Decision& decision);
   Result<Verdict> serve(VmmLook& vmm, const OwnershipSnapshot& snapshot);
+  Result<void> free_image(const OwnershipSnapshot& snapshot);
   Result<bool> cancel_abandoned(const std::vector<VmmLook>& looks);
   Result<void> end_stale(std::vector<VmmLook>& looks, const OwnershipSnapshot& snapshot);
   Result<void> attach(VmmLook& vmm, const GuestState& state);

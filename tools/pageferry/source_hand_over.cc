@@ -191,7 +191,8 @@ Result<Claim> SourceMigration::claim_for_source() {
   const StoppedVmm mine{hand_off_->host(), vm_.process.identity};
   if (!state.memory || *state.memory != mine) return Claim::lost;
   PF_TRY(check_disks_unchanged(state.disks));
-  PF_ASSIGN(const Claim claim, hand_off_->claim(*epoch, vm_.process.identity));
+  // The destination has given up, the guest is stopped: a store that is full is waited for.
+  PF_ASSIGN(const Claim claim, hand_off_->claim(*epoch, vm_.process.identity, WhenRefused::repeat));
   if (claim == Claim::lost) return claim;
   PF_TRY(hand_off_->run(*epoch, vm_.process.identity));
   if (vm_.running()) {

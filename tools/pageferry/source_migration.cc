@@ -75,6 +75,8 @@ ExitCode SourceMigration::run() {
   if (auto done = blackout(); !done) return fail_before_shut(done.error());
   reporter_.phase("switchover");
   if (auto done = switchover(); !done) {
+    // SHUT(0) was not sent and cannot be any more: an abort, or QEMU's end, came first.
+    if (stop_before_shut()) return fail_before_shut(done.error());
     reporter_.error(done.error());
     // Without a release nothing may name the image: with its VMM the guest's state is gone.
     const auto vmm_lives = is_alive(vm_.process.identity);
@@ -300,6 +302,16 @@ CaptureObserver::Verdict SourceMigration::on_not_converging(const Progress& prog
 
 Result<void> SourceMigration::blackout() {
   BlackoutGuard guard(options_.blackout_limit, [this] { return stop_before_shut(); });
+  auto done = freeze_and_commit();
+  // Whatever step noticed it: the reason is the limit. And a guard that fires later than this would
+  // close the stream under commit_source().
+  if (!guard.disarm()) return done;
+  timed_out_ = true;
+  return fail(Errc::timeout, fmt::format("the blackout lasted longer than {} s (--blackout-limit)",
+                                         options_.blackout_limit.count()));
+}
+
+Result<void> SourceMigration::freeze_and_commit() {
   PF_TRY(common_.fail_points.hit("source.blackout"));
   PF_TRY(capture_->run_blackout());
   const auto state_complete = clock_.now();
@@ -309,12 +321,7 @@ Result<void> SourceMigration::blackout() {
   if (!link_) {
     PF_TRY(read_back_if_asked());
   }
-  PF_TRY(common_.fail_points.hit("source.before-shut"));
-  if (guard.fired()) {
-    timed_out_ = true;
-    return fail(Errc::timeout, "the blackout lasted longer than --blackout-limit");
-  }
-  return {};
+  return common_.fail_points.hit("source.before-shut");
 }
 
 // QEMU has inactivated the images by now: nothing changes them until somebody runs the guest again.

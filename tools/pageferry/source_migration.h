@@ -52,6 +52,7 @@ class SourceMigration final : private CaptureObserver {
   Result<void> write_manifest(const nlohmann::json& machine);
   Result<void> start_destination();
   Result<void> blackout();
+  Result<void> freeze_and_commit();
   Result<void> commit_image();
   Result<void> read_back_if_asked();
   Result<std::uint64_t> guest_memory_bytes();
