@@ -85,9 +85,6 @@ class PageIn {
   void request(PageRun run);
 
   void set_pace(PrefetchPace pace);
-  // Somebody waits for a page.
-  bool has_open_faults() const { return !open_faults_.empty(); }
-
   // Does all that can be done now without waiting: takes finished reads, sends, starts reads.
   // Errors are the outlet's.
   Result<void> step();

@@ -21,9 +21,6 @@ namespace pageferry {
 namespace {
 
 constexpr Nanoseconds kLookAgain = Milliseconds(5);  // while pages are missing
-// While somebody waits for a page we do not sleep for so long after the last request: on a virtual machine, waking up takes as
-// long as reading the page.
-constexpr Nanoseconds kSpin = std::chrono::microseconds(150);
 
 }  // namespace
 
@@ -129,7 +126,6 @@ Result<void> QemuRestoreLoop::read_requests() {
   for (const qemu_stream::ReturnPathMessage& message : messages) {
     if (const auto* request = std::get_if<qemu_stream::PageRequest>(&message)) {
       page_in_.request(request->run);
-      spin_until_ = clock_.now() + kSpin;
     } else if (const auto* pong = std::get_if<qemu_stream::Pong>(&message)) {
       if (pong->value == kDevicesLoadedPing) publish(Event::devices_loaded);
     } else if (const auto* shut = std::get_if<qemu_stream::Shut>(&message)) {
@@ -174,9 +170,7 @@ Result<void> QemuRestoreLoop::watch(int fd, bool& watched_for_room, bool full) {
 // How long to sleep while pages are missing; less than a second.
 Nanoseconds QemuRestoreLoop::wait_limit() const {
   const Nanoseconds now = clock_.now();
-  if (page_in_.wants_step() || (page_in_.has_open_faults() && now < spin_until_)) {
-    return Nanoseconds(0);
-  }
+  if (page_in_.wants_step()) return Nanoseconds(0);
   // A channel that was full for the last step and has room by now is watched by nobody: without another look the restore would
   // wait for ever (seen in the 8th and the 18th of many moves in a row).
   const auto wake_at = page_in_.wake_at();

@@ -99,7 +99,6 @@ class QemuRestoreLoop {
   bool ended_pages_ = false;
   bool closed_ = false;
   bool shut_ = false;
-  Nanoseconds spin_until_{0};
   bool failure_published_ = false;
 
   mutable std::mutex mutex_;
