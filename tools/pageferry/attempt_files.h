@@ -11,8 +11,10 @@
 #include <string_view>
 
 #include "pager/page_file_reader.h"
+#include "transport/faulty_file.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
+#include "transport/storage_wait.h"
 #include "transport/vm_directory.h"
 #include "vmstate/device_state.h"
 
@@ -34,14 +36,20 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
 // Bounded by the formats' limits.
 Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name);
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
-// A new, empty page file.
-Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt);
+// The page file suffers `faults` (--inject-store), counted from each opening of it; none is the usual. The clock outlives the file.
+//
+// A new, empty page file, on a thread of its own: whoever writes it is never held up by a call into the store.
+Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt,
+                                                          const std::vector<StorageFault>& faults,
+                                                          const Clock& clock);
 // Committed page files only.
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
+                                                           const std::vector<StorageFault>& faults,
                                                            const Clock& clock);
 // Reads every stored page of a committed page file back and proves it. corrupt: names the first bad
-// page.
-Result<void> verify_attempt_pages(const Attempt& attempt);
+// page. Errors of the bounds as in storage_wait.h.
+Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,
+                                  const Clock& clock, const WaitBounds& bounds);
 // corrupt when the page file's commit is not the one that the release names.
 Result<void> check_commit(const PageFileReader& reader, const RandomId& commit);
 
