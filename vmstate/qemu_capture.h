@@ -119,6 +119,8 @@ class QemuCapture {
   // the blackout limit: it closes the stream in one atomic step against commit_source's SHUT(0);
   // returns false when SHUT(0) was already sent.
   virtual bool request_stop() = 0;
+  // Whether commit_source() may have sent SHUT(0). If not, QEMU has resumed or will resume the guest, and abort() is what is left to do.
+  virtual bool shut_was_sent() const = 0;
   virtual CaptureStats stats() const = 0;
 };
 

@@ -38,6 +38,7 @@ class QemuCaptureImpl final : public QemuCapture {
   Result<void> commit_source() override;
   Result<void> abort() override;
   bool request_stop() override;
+  bool shut_was_sent() const override { return channel_ && channel_->committed(); }
   CaptureStats stats() const override;
 
  private:

@@ -392,9 +392,8 @@ Unexpected RealQemuRestore::loop_failure(QemuRestoreLoop::Event event) {
     return explain(std::move(error), deadline);
   }
   const auto stopped = qmp_->execute("stop", json::object(), deadline);
-  error.message +=
-      stopped ? "; the guest was stopped"
-              : fmt::format("; the guest waits for it (QMP stop: {})", stopped.error().message);
+  error.message += stopped ? "; the guest was stopped"
+                           : fmt::format("; the guest waits for it ({})", stopped.error().message);
   return Unexpected(std::move(error));
 }
 

@@ -6,6 +6,7 @@ the codes.
 """
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -55,7 +56,7 @@ class Outcome:
 class Running:
     """A pageferry process; its output is read in a thread."""
 
-    def __init__(self, *arguments, pass_json=True):
+    def __init__(self, *arguments, pass_json=True, environment=None):
         command = [machine.pageferry(), *map(str, arguments)] + (["--json"] if pass_json else [])
         self.started = time.monotonic()
         self.process = subprocess.Popen(
@@ -64,6 +65,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
         self._objects = []
         self._errors = []
@@ -103,6 +105,14 @@ class Running:
                     raise TimeoutError(f"not said within {timeout_s} s; last: {self._objects[-1:]}")
                 self._condition.wait(left)
 
+    def wait_stderr(self, text, timeout_s):
+        """Until a line with that text was said on stderr; TimeoutError if none comes."""
+        deadline = time.monotonic() + timeout_s
+        while not any(text in line for line in list(self._errors)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{text!r} was not said within {timeout_s} s: {self._errors}")
+            time.sleep(0.01)
+
     def wait(self, timeout_s=300):
         try:
             code = self.process.wait(timeout_s)
@@ -116,7 +126,7 @@ class Running:
         return Outcome(code, list(self._objects), "".join(self._errors), self.started, ended)
 
 
-def start_migration(guest, store, *options):
+def start_migration(guest, store, *options, environment=None):
     """`migrate --to local` of the QEMU that runs the guest now; the tool's run directory is in the
     guest's directory."""
     return Running(
@@ -129,6 +139,7 @@ def start_migration(guest, store, *options):
         "--run-dir",
         run_directory(guest),
         *options,
+        environment=environment,
     )
 
 

@@ -13,13 +13,15 @@
 
 #include "pager/page_file_verify.h"
 #include "transport/aio_file.h"
+#include "transport/threaded_file.h"
 
 namespace pageferry {
 namespace {
 
 constexpr std::size_t kSmallFileBytesMax = std::size_t{512} << 20;
 constexpr Seconds kOpenBound{120};
-constexpr Seconds kPreloadBound{1};  // it only saves time
+constexpr Seconds kPreloadBound{1};       // it only saves time
+constexpr Milliseconds kCloseWait{3000};  // more than AioFile takes for what is in flight
 constexpr std::size_t kReadPieceBytes = std::size_t{1} << 20;
 
 std::string path_of(const Attempt& attempt, const std::string& file_name) {
@@ -64,6 +66,28 @@ Result<std::vector<std::byte>> read_whole(const Attempt& attempt, const std::str
   return bytes;
 }
 
+Result<std::unique_ptr<StorageFile>> with_faults(std::unique_ptr<StorageFile> file,
+                                                 const std::vector<StorageFault>& faults,
+                                                 const Clock& clock) {
+  if (faults.empty()) return file;
+  PF_ASSIGN(std::unique_ptr<FaultyFile> faulty, FaultyFile::over(std::move(file), faults, clock));
+  return std::unique_ptr<StorageFile>(std::move(faulty));
+}
+
+// A call into a store that hangs then holds up its own thread, not the one that must hear a cancel.
+Result<std::unique_ptr<StorageFile>> on_its_own_thread(std::unique_ptr<StorageFile> file) {
+  PF_ASSIGN(std::unique_ptr<ThreadedFile> apart, ThreadedFile::over(std::move(file), kCloseWait));
+  return std::unique_ptr<StorageFile>(std::move(apart));
+}
+
+Result<std::unique_ptr<StorageFile>> open_pages_to_read(const Attempt& attempt,
+                                                        const std::vector<StorageFault>& faults,
+                                                        const Clock& clock) {
+  PF_ASSIGN(std::unique_ptr<AioFile> file,
+            AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+  return with_faults(std::move(file), faults, clock);
+}
+
 }  // namespace
 
 Result<void> write_attempt_file(const Attempt& attempt, const std::string& file_name,
@@ -96,10 +120,13 @@ Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& 
   return state;
 }
 
-Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt) {
+Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt,
+                                                          const std::vector<StorageFault>& faults,
+                                                          const Clock& clock) {
   PF_ASSIGN(std::unique_ptr<AioFile> file,
             AioFile::create(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
-  return std::unique_ptr<StorageFile>(std::move(file));
+  PF_ASSIGN(std::unique_ptr<StorageFile> pages, with_faults(std::move(file), faults, clock));
+  return on_its_own_thread(std::move(pages));
 }
 
 Result<std::unique_ptr<StorageFile>> open_unfinished_pages(const Attempt& attempt) {
@@ -116,22 +143,22 @@ Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clo
 }
 
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
+                                                           const std::vector<StorageFault>& faults,
                                                            const Clock& clock,
                                                            PageMapPreload preload) {
-  PF_ASSIGN(std::unique_ptr<AioFile> file,
-            AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+  PF_ASSIGN(std::unique_ptr<StorageFile> file, open_pages_to_read(attempt, faults, clock));
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kOpenBound);
   return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds,
                               std::move(preload));
 }
 
-Result<void> verify_attempt_pages(const Attempt& attempt) {
-  PF_ASSIGN(std::unique_ptr<AioFile> file,
-            AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,
+                                  const Clock& clock, const WaitBounds& bounds) {
+  PF_ASSIGN(const std::unique_ptr<StorageFile> file, open_pages_to_read(attempt, faults, clock));
   PF_ASSIGN(const PageFileImage image,
-            PageFileImage::load(*file, PageFileReaderOptions{}.map_bytes_max, WaitBounds{}));
-  PF_ASSIGN(const VerifyReport report, verify_pages(*file, image, VerifyOptions{}, WaitBounds{},
+            PageFileImage::load(*file, PageFileReaderOptions{}.map_bytes_max, bounds));
+  PF_ASSIGN(const VerifyReport report, verify_pages(*file, image, VerifyOptions{}, bounds,
                                                     [](std::uint64_t, std::uint64_t) {}));
   if (report.bad_pages == 0) return {};
   return fail(Errc::corrupt, fmt::format("{} pages read back wrong; first: {}", report.bad_pages,

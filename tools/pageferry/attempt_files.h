@@ -11,8 +11,10 @@
 #include <string_view>
 
 #include "pager/page_file_reader.h"
+#include "transport/faulty_file.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
+#include "transport/storage_wait.h"
 #include "transport/vm_directory.h"
 #include "vmstate/device_state.h"
 
@@ -34,20 +36,27 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
 // Bounded by the formats' limits.
 Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name);
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
-// A new, empty page file.
-Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt);
-// The page file, to be read while it is still being written. Keep it for several reads: closing one takes the kernel 30 ms.
+// The page file suffers `faults` (--inject-store), counted from each opening of it; none is the usual. The clock outlives the file.
+//
+// A new, empty page file, on a thread of its own: whoever writes it is never held up by a call into the store.
+Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt,
+                                                          const std::vector<StorageFault>& faults,
+                                                          const Clock& clock);
+// The page file, to be read while it is still being written; without faults. Keep it for several reads: closing one takes the
+// kernel 30 ms.
 Result<std::unique_ptr<StorageFile>> open_unfinished_pages(const Attempt& attempt);
 // Reads a bit more of its map, as far as it is on the store.
 Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clock,
                                              PageMapPreload& preload);
 // Committed page files only. What was preloaded is not read again.
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
+                                                           const std::vector<StorageFault>& faults,
                                                            const Clock& clock,
                                                            PageMapPreload preload);
 // Reads every stored page of a committed page file back and proves it. corrupt: names the first bad
-// page.
-Result<void> verify_attempt_pages(const Attempt& attempt);
+// page. Errors of the bounds as in storage_wait.h.
+Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,
+                                  const Clock& clock, const WaitBounds& bounds);
 // corrupt when the page file's commit is not the one that the release names.
 Result<void> check_commit(const PageFileReader& reader, const RandomId& commit);
 

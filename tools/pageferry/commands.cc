@@ -53,7 +53,9 @@ std::string describe_epoch(const OwnershipSnapshot& snapshot, Epoch epoch) {
   else if (records.is_void())
     what = "given up";
   else if (records.ran())
-    what = records.resident ? "runs" : "runs, its image is still needed";
+    what = records.resident || !image_for(snapshot, epoch).image
+               ? "runs"
+               : "runs, its image is still needed";
   else
     what = "claimed, not running yet";
   return what;

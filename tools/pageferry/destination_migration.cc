@@ -132,7 +132,8 @@ Result<void> DestinationMigration::open_image() {
     return fail(Errc::corrupt,
                 fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
   }
-  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_, std::move(preload_)));
+  PF_ASSIGN(reader_,
+            open_attempt_pages(*attempt_, common_.store_faults, clock_, std::move(preload_)));
   split_["open-image"] = to_ms(clock_.now() - started);
   return {};
 }

@@ -84,7 +84,8 @@ void add_source(CLI::App& app, RawOptions& raw) {
   app.add_flag("--verify", raw.verify, "read everything back before the release");
   app.add_flag("--keep-source", raw.keep_source, "do not end the source VMM");
   app.add_flag("--abort-on-error", raw.abort_on_error,
-               "give up when the guest reports an I/O error or panics on the way");
+               "accepted as virsh does; a guest that an I/O error or a panic stops always ends the "
+               "migration");
   app.add_flag("--persistent", raw.persistent,
                "accepted as virsh does; a plain QEMU has no definition");
   app.add_flag("--undefinesource", raw.undefine_source,
@@ -135,7 +136,10 @@ Result<CommonOptions> common_of(const RawOptions& raw) {
     return fail(Errc::invalid, fmt::format("--run-dir '{}' is not absolute", common.run_dir));
   }
   PF_ASSIGN(common.fail_points, FailPoints::parse(raw.fail_at));
-  common.store_fault = raw.store_fault;
+  common.store_fault_spec = raw.store_fault;
+  if (!raw.store_fault.empty()) {
+    PF_ASSIGN(common.store_faults, parse_storage_faults(raw.store_fault));
+  }
   return common;
 }
 
@@ -153,7 +157,6 @@ Result<SourceOptions> source_of(const RawOptions& raw) {
   source.blackout_limit = Seconds(raw.blackout_limit_s);
   source.read_back = raw.verify ? ReadBack::yes : ReadBack::no;
   source.source_end = raw.keep_source ? SourceEnd::keep : SourceEnd::quit;
-  source.on_guest_error = raw.abort_on_error ? OnGuestError::abort : OnGuestError::report;
   return source;
 }
 

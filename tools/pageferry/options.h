@@ -10,6 +10,7 @@
 
 #include "tools/pageferry/fail_points.h"
 #include "tools/pageferry/reporter.h"
+#include "transport/faulty_file.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/qemu_restore.h"
@@ -20,7 +21,6 @@ enum class TimeoutAction : std::uint8_t { abort, switch_now };
 enum class KeepImage : std::uint8_t { no, yes };     // after `resident`
 enum class SourceEnd : std::uint8_t { quit, keep };  // the source VMM after the hand-off
 enum class ReadBack : std::uint8_t { no, yes };  // --verify: read everything back before release
-enum class OnGuestError : std::uint8_t { report, abort };
 
 // What every command knows.
 struct CommonOptions {
@@ -28,7 +28,9 @@ struct CommonOptions {
   Verbosity verbosity = Verbosity::normal;
   std::string run_dir;  // locks, control sockets, destinations' run directories
   FailPoints fail_points;
-  std::string store_fault;  // --inject-store: docs/fault-injection.md
+  // --inject-store (docs/fault-injection.md): as given, for another process of ours, and parsed.
+  std::string store_fault_spec;
+  std::vector<StorageFault> store_faults;
 };
 
 struct SourceOptions {
@@ -42,7 +44,6 @@ struct SourceOptions {
   Seconds blackout_limit{30};
   ReadBack read_back = ReadBack::no;
   SourceEnd source_end = SourceEnd::quit;
-  OnGuestError on_guest_error = OnGuestError::report;
 };
 
 struct DestinationOptions {

@@ -247,7 +247,7 @@ Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
   }
   PF_ASSIGN(attempt_, hand_off_->directory().open_attempt(state.image->attempt));
   PF_ASSIGN(const QemuState qemu_state, read_attempt_state(*attempt_, kStateFileName));
-  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, clock_, {}));
+  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, command_.common.store_faults, clock_, {}));
   PF_TRY(check_commit(*reader_, state.image->commit));
   RestoreOptions options;
   options.order = command_.destination.order;

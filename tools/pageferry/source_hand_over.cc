@@ -148,6 +148,8 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   }
   const bool claimed = snapshot->highest() != epoch_;
   if (!claimed || (snapshot->top().is_closed() && !snapshot->top().ran())) return take_back();
+  // It runs, or would, from an image that was proved bad: nobody can bring that to an end.
+  if (error.code == Errc::corrupt) return finish(ExitCode::state_lost);
   // The destination claimed. Its VMM is on this host: bring it to its end as `pageferry recover`
   // would.
   reporter_.note("the destination's tool ended: recovering");
@@ -157,7 +159,10 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   command.destination = *destination_options_;
   command.destination.name = vm_.name;
   // Its monitor connections are its own; ours would stand in the way.
-  capture_.reset();
+  {
+    const std::lock_guard lock(stop_mutex_);
+    capture_.reset();
+  }
   vm_.qmp.reset();
   Recovery recovery(command, reporter_, clock_);
   const ExitCode code = recovery.run_to_the_end();
@@ -180,7 +185,17 @@ ExitCode SourceMigration::take_back() {
   }
   if (*taken == Claim::lost) return finish(ExitCode::lost_claim);
   reporter_.note("the guest was taken back: it runs on the source");
+  result_.erase("destination");
+  result_["claim"] = {{"epoch", raw(epoch_)}, {"owner", hand_off_->host().name}};
+  if (auto removed = drop_image(); !removed) reporter_.warning(removed.error().message);
   return finish(ExitCode::failed);
+}
+
+// The guest runs from the memory it always had: no image is needed by anybody.
+Result<void> SourceMigration::drop_image() {
+  PF_TRY(hand_off_->resident(epoch_));
+  if (destination_options_->keep == KeepImage::yes) return {};
+  return hand_off_->remove_older_attempts(epoch_);
 }
 
 Result<Claim> SourceMigration::claim_for_source() {
@@ -194,7 +209,8 @@ Result<Claim> SourceMigration::claim_for_source() {
   // The destination has given up, the guest is stopped: a store that is full is waited for.
   PF_ASSIGN(const Claim claim, hand_off_->claim(*epoch, vm_.process.identity, WhenRefused::repeat));
   if (claim == Claim::lost) return claim;
-  PF_TRY(hand_off_->run(*epoch, vm_.process.identity));
+  epoch_ = *epoch;
+  PF_TRY(hand_off_->run(epoch_, vm_.process.identity));
   if (vm_.running()) {
     PF_TRY(
         vm_.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kQueryBound)));

@@ -9,6 +9,7 @@
 
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/blackout_guard.h"
+#include "tools/pageferry/store_step.h"
 #include "transport/aio_file.h"
 #include "transport/os/thread_priority.h"
 #include "transport/store_check.h"
@@ -75,8 +76,8 @@ ExitCode SourceMigration::run() {
   if (auto done = blackout(); !done) return fail_before_shut(done.error());
   reporter_.phase("switchover");
   if (auto done = switchover(); !done) {
-    // SHUT(0) was not sent and cannot be any more: an abort, or QEMU's end, came first.
-    if (stop_before_shut()) return fail_before_shut(done.error());
+    // An abort, or QEMU's end, came first.
+    if (!capture_->shut_was_sent()) return fail_before_shut(done.error());
     reporter_.error(done.error());
     // Without a release nothing may name the image: with its VMM the guest's state is gone.
     const auto vmm_lives = is_alive(vm_.process.identity);
@@ -127,15 +128,20 @@ Result<void> SourceMigration::open_epoch() {
 }
 
 Result<void> SourceMigration::make_page_file() {
-  PF_ASSIGN(attempt_, hand_off_->directory().create_attempt(epoch_));
+  PF_ASSIGN(Attempt attempt, hand_off_->directory().create_attempt(epoch_));
+  attempt_ = std::make_shared<Attempt>(std::move(attempt));
   PF_ASSIGN(const PageFileIds ids, PageFileIds::random());
   std::memcpy(commit_id_.bytes.data(), ids.commit_id.data(), commit_id_.bytes.size());
-  PF_ASSIGN(std::unique_ptr<StorageFile> file, create_attempt_pages(*attempt_));
+  PF_ASSIGN(std::unique_ptr<StorageFile> file,
+            create_attempt_pages(*attempt_, common_.store_faults, clock_));
   PageFileWriterOptions options;
   PF_ASSIGN(const std::uint64_t guest_bytes, guest_memory_bytes());
   options.tail_bytes_max = tail_bytes_for(options_.max_downtime, guest_bytes);
   options.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
-  PF_ASSIGN(writer_, PageFileWriter::make(std::move(file), ids, options, clock_));
+  PF_ASSIGN(std::unique_ptr<PageFileWriter> writer,
+            PageFileWriter::make(std::move(file), ids, options, clock_));
+  const std::lock_guard lock(stop_mutex_);
+  writer_ = std::move(writer);
   return {};
 }
 
@@ -153,7 +159,12 @@ Result<void> SourceMigration::setup() {
   capture.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
   capture.max_downtime = options_.max_downtime;
   capture.target_downtime = std::min(capture.target_downtime, options_.max_downtime);
-  PF_ASSIGN(capture_, QemuCapture::create(*vm_.qmp, *writer_, *this, capture));
+  PF_ASSIGN(std::unique_ptr<QemuCapture> made,
+            QemuCapture::create(*vm_.qmp, *writer_, *this, capture));
+  {
+    const std::lock_guard lock(stop_mutex_);
+    capture_ = std::move(made);
+  }
   PF_TRY(capture_->start());
   PF_TRY(common_.fail_points.hit("source.setup"));
   PF_ASSIGN(const nlohmann::json machine,
@@ -178,8 +189,17 @@ Result<void> SourceMigration::write_manifest(const nlohmann::json& machine) {
   manifest.page_bytes = kPageSizeBytes;
   manifest.blocks = capture_->state().layout.blocks();
   PF_ASSIGN(const std::string text, encode_manifest(manifest));
-  PF_TRY(write_attempt_text(*attempt_, std::string(kManifestFileName), text));
-  return write_attempt_file(*attempt_, kPrepareFileName, encode_qemu_state(capture_->state()));
+  const auto bytes = std::as_bytes(std::span(text));
+  PF_TRY(write_file(std::string(kManifestFileName), {bytes.begin(), bytes.end()}));
+  return write_file(kPrepareFileName, encode_qemu_state(capture_->state()));
+}
+
+// Never in a call of this thread: it must hear that the migration is given up.
+Result<void> SourceMigration::write_file(const std::string& name, std::vector<std::byte> bytes) {
+  return run_store_step<void>(name, store_bounds(),
+                              [attempt = attempt_, name, bytes = std::move(bytes)] {
+                                return write_attempt_file(*attempt, name, bytes);
+                              });
 }
 
 Result<void> SourceMigration::start_destination() {
@@ -187,6 +207,9 @@ Result<void> SourceMigration::start_destination() {
   std::vector<std::string> argv = {own_executable(), "agent", "--run-dir", common_.run_dir};
   for (const std::string& spec : common_.fail_points.specs_for("destination.")) {
     argv.insert(argv.end(), {"--fail-at", spec});
+  }
+  if (!common_.store_fault_spec.empty()) {
+    argv.insert(argv.end(), {"--inject-store", common_.store_fault_spec});
   }
   PF_ASSIGN(link_, DestinationLink::start(argv));
   const DestinationOptions& wanted = *destination_options_;
@@ -307,8 +330,9 @@ Result<void> SourceMigration::blackout() {
   // close the stream under commit_source().
   if (!guard.disarm()) return done;
   timed_out_ = true;
-  return fail(Errc::timeout, fmt::format("the blackout lasted longer than {} s (--blackout-limit)",
-                                         options_.blackout_limit.count()));
+  return fail(Errc::timeout,
+              fmt::format("the blackout lasted longer than {} s (--blackout-limit) before SHUT(0)",
+                          options_.blackout_limit.count()));
 }
 
 Result<void> SourceMigration::freeze_and_commit() {
@@ -318,8 +342,10 @@ Result<void> SourceMigration::freeze_and_commit() {
   PF_TRY(note_disks());
   PF_TRY(commit_image());
   split_["commit"] = to_ms(clock_.now() - state_complete);
-  if (!link_) {
-    PF_TRY(read_back_if_asked());
+  PF_TRY(read_back_if_asked());
+  // A hint: loading the image can go on beside SHUT(0) and the release.
+  if (link_) {
+    [[maybe_unused]] const auto told = link_->send({{"type", "committed"}});
   }
   return common_.fail_points.hit("source.before-shut");
 }
@@ -327,37 +353,44 @@ Result<void> SourceMigration::freeze_and_commit() {
 // QEMU has inactivated the images by now: nothing changes them until somebody runs the guest again.
 Result<void> SourceMigration::note_disks() {
   PF_ASSIGN(const auto paths, writable_disk_files(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
-  PF_ASSIGN(disks_, stat_disks(paths));
+  PF_ASSIGN(disks_,
+            run_store_step<std::vector<DiskFile>>("sizes of the disk images", store_bounds(),
+                                                  [paths = paths] { return stat_disks(paths); }));
   return {};
 }
 
 // Everything durable, the commit last.
 Result<void> SourceMigration::commit_image() {
-  PF_TRY(write_attempt_file(*attempt_, kStateFileName, encode_qemu_state(capture_->state())));
+  PF_TRY(write_file(kStateFileName, encode_qemu_state(capture_->state())));
   PF_TRY(common_.fail_points.hit("source.before-commit"));
   PF_ASSIGN([[maybe_unused]] const CommitInfo commit, writer_->finish_and_commit());
-  // A hint: loading the image can go on beside SHUT(0) and the release.
-  if (link_) {
-    [[maybe_unused]] const auto told = link_->send({{"type", "committed"}});
-  }
   return {};
 }
 
 Result<void> SourceMigration::read_back_if_asked() {
   if (options_.read_back == ReadBack::no) return {};
   reporter_.phase("verify");
-  return verify_attempt_pages(*attempt_);
+  const auto started = clock_.now();
+  PF_TRY(run_store_step<void>(
+      "reading the page file back", store_bounds(),
+      [attempt = attempt_, faults = common_.store_faults, stop = store_stop_] {
+        const MonotonicClock clock;
+        return verify_attempt_pages(*attempt, faults, clock, {stop.get(), Deadline::never()});
+      }));
+  split_["verify"] = to_ms(clock_.now() - started);
+  return {};
 }
 
 bool SourceMigration::stop_before_shut() {
-  if (!capture_ || !capture_->request_stop()) return false;
-  writer_->cancel();
+  const std::lock_guard lock(stop_mutex_);
+  if (capture_ && !capture_->request_stop()) return false;
+  store_stop_->cancel();
+  if (writer_) writer_->cancel();
   return true;
 }
 
 Result<std::string> SourceMigration::request_abort() {
   abort_asked_ = true;
-  if (!capture_) return std::string("stopping; the guest runs on at the source");
   if (stop_before_shut()) return std::string("aborting; the guest runs on at the source");
   return fail(Errc::invalid, "past the point of no return: the hand-off is being finished");
 }
@@ -366,32 +399,47 @@ ExitCode SourceMigration::fail_before_shut(const Error& error) {
   const Error& cause = destination_error_ ? *destination_error_ : error;
   reporter_.error(timed_out_ ? Error{Errc::timeout, 0, timeout_text(cause)} : cause);
   bool undone = true;
+  // The capture's thread may wait for a store that does not answer.
+  stop_before_shut();
   if (capture_) {
     if (auto aborted = capture_->abort(); !aborted) {
       reporter_.error(aborted.error());
       undone = false;
     }
   }
-  writer_.reset();
+  {
+    const std::lock_guard lock(stop_mutex_);
+    writer_.reset();
+  }
   if (link_) {
     // The agent ends its QEMU when told, or when its channel closes.
     [[maybe_unused]] const auto told = link_->send({{"type", "cancel"}});
     constexpr Seconds kAgentEndBound{20};
     link_->wait_for_exit(Deadline::after(clock_, kAgentEndBound));
   }
-  if (attempt_ && hand_off_) {
-    const std::string name = attempt_->name;
-    attempt_.reset();
-    if (auto removed = hand_off_->directory().remove_attempt(name); !removed) {
-      reporter_.warning(removed.error().message);
-    }
-  }
+  remove_the_attempt();
+  result_.erase("destination");
   // What it ran in is dead, and nothing was released: nobody may continue it.
   const auto vmm_lives = is_alive(vm_.process.identity);
   if (vmm_lives && !*vmm_lives) return finish(ExitCode::state_lost);
   if (!undone) return finish(ExitCode::recoverable);
   if (timed_out_) return finish(ExitCode::timed_out);
   return finish(abort_asked_ ? ExitCode::aborted : ExitCode::failed);
+}
+
+void SourceMigration::remove_the_attempt() {
+  if (!attempt_) return;
+  constexpr Seconds kRemoveBound{5};
+  const std::string name = attempt_->name;
+  attempt_.reset();
+  auto removed = run_store_step<void>(
+      "removing " + name, {nullptr, Deadline::after(clock_, kRemoveBound)},
+      [store = options_.store, vm = vm_.name, name]() -> Result<void> {
+        PF_ASSIGN(const VmDirectory directory,
+                  VmDirectory::open(store, vm, VmDirectory::IfMissing::refuse));
+        return directory.remove_attempt(name);
+      });
+  if (!removed) reporter_.warning(removed.error().message);
 }
 
 std::string SourceMigration::timeout_text(const Error& cause) const {

@@ -18,6 +18,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -28,6 +29,7 @@
 #include "tools/pageferry/options.h"
 #include "tools/pageferry/reporter.h"
 #include "tools/pageferry/source_vm.h"
+#include "transport/storage_wait.h"
 #include "transport/vm_lock.h"
 #include "vmstate/manifest.h"
 #include "vmstate/qemu_capture.h"
@@ -50,6 +52,8 @@ class SourceMigration final : private CaptureObserver {
   Result<void> setup();
   Result<void> make_page_file();
   Result<void> write_manifest(const nlohmann::json& machine);
+  Result<void> write_file(const std::string& name, std::vector<std::byte> bytes);
+  WaitBounds store_bounds() const { return {store_stop_.get(), Deadline::never()}; }
   Result<void> start_destination();
   Result<void> blackout();
   Result<void> freeze_and_commit();
@@ -57,6 +61,7 @@ class SourceMigration final : private CaptureObserver {
   Result<void> read_back_if_asked();
   Result<std::uint64_t> guest_memory_bytes();
   bool stop_before_shut();
+  void remove_the_attempt();
   Result<void> switchover();
   Result<void> note_disks();
   ExitCode fail_before_shut(const Error& error);
@@ -65,6 +70,7 @@ class SourceMigration final : private CaptureObserver {
   ExitCode wait_for_resident();
   ExitCode destination_failed(const Error& error);
   ExitCode take_back();
+  Result<void> drop_image();
   Result<Claim> claim_for_source();
   std::string timeout_text(const Error& cause) const;
   void end_source();
@@ -94,8 +100,12 @@ class SourceMigration final : private CaptureObserver {
   CancelSignal stop_;  // gives up repeating a record: the guest stays paused then
   std::unique_ptr<HandOff> hand_off_;
   Epoch epoch_{0};
-  std::optional<Attempt> attempt_;
+  std::shared_ptr<Attempt> attempt_;  // shared with steps on the store that may be left behind
+  // Ends every wait for the store before SHUT(0).
+  std::shared_ptr<CancelSignal> store_stop_ = std::make_shared<CancelSignal>();
   RandomId commit_id_;
+  // Somebody who asks for an abort may come while run() makes or drops these two: both are under the mutex when they are set or reset.
+  std::mutex stop_mutex_;
   std::unique_ptr<PageFileWriter> writer_;
   std::unique_ptr<QemuCapture> capture_;
   std::unique_ptr<DestinationLink> link_;

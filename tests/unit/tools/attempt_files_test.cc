@@ -68,7 +68,7 @@ TEST_F(AttemptFilesTest, SymlinkIsNotFollowedWhenWriting) {
 TEST_F(AttemptFilesTest, UncommittedPageFileIsRefused) {
   const MonotonicClock clock;
   ASSERT_TRUE(write_attempt_text(attempt_, kPagesFileName, std::string(1 << 20, '\0')));
-  EXPECT_FALSE(open_attempt_pages(attempt_, clock, {}));
+  EXPECT_FALSE(open_attempt_pages(attempt_, {}, clock, {}));
 }
 
 }  // namespace

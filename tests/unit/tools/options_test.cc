@@ -65,6 +65,19 @@ TEST(Options, UnknownFlagIsUsageAndNotCli11sCode) {
   EXPECT_EQ(command.error().code, ExitCode::usage);
 }
 
+TEST(Options, StoreFaultsAreParsedAndKeptForTheAgent) {
+  const MigrateCommand command = migrate_with({"--inject-store", "write:after=3:eio,sync:hang"});
+  EXPECT_EQ(command.common.store_faults.size(), 2U);
+  EXPECT_EQ(command.common.store_fault_spec, "write:after=3:eio,sync:hang");
+}
+
+TEST(Options, WrongStoreFaultIsUsage) {
+  auto command = parse({"send", "qemu:/q", "--store", "/s", "--inject-store", "write:often"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+  EXPECT_NE(command.error().text.find("write:often"), std::string::npos);
+}
+
 TEST(Options, MissingSubcommandIsUsage) {
   auto command = parse({});
   ASSERT_FALSE(command);

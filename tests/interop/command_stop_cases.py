@@ -1,0 +1,103 @@
+"""Cases in which somebody stops a migration, or wants a second one."""
+
+import signal
+
+import ferry
+from command_rig import Point, expect, expect_code, expect_moved, expect_stayed
+
+# So that there is a progress report in it.
+LONG_FIRST_PASS = ("--bandwidth", "200")
+BEFORE_SHUT = (
+    "source.setup",
+    "source.pass1",
+    "source.blackout",
+    "source.before-commit",
+    "source.before-shut",
+)
+
+
+def status_and_abort(rig):
+    """status says what the tool does, abort ends it; the guest runs on at the source."""
+    guest = rig.guest()
+    pid = guest.pid
+    running = rig.start(guest, "--bandwidth", "10")
+    running.wait_object(lambda value: value["event"] == "progress", 20)
+    status = rig.tool(guest, "status", *rig.named(guest))
+    said = status.final["source"]
+    expect(status.code == 0 and said["status"] == "active", f"status of the tool: {said}")
+    total = guest.config.memory_kib(guest.accelerator) * 1024
+    expect(said["ram"]["total"] >= total, f"the guest's {total} bytes of memory are in it")
+    epochs = status.final["epochs"]
+    expect(len(epochs) == 1 and epochs[0]["vmm-pid"] == pid, f"one epoch, of this QEMU: {epochs}")
+    expect(epochs[0]["state"] == "runs", "which runs the guest")
+    abort = rig.tool(guest, "abort", "--name", guest.uuid)
+    expect_code(abort, 0)
+    expect_code(running.wait(30), 4, "aborted")
+    expect_stayed(rig, guest, pid)
+    expect_code(rig.tool(guest, "abort", "--name", guest.uuid), 1, "no migration of")
+    status = rig.tool(guest, "status", *rig.named(guest))
+    expect("source" not in status.final, "status: no tool runs")
+    expect_code(rig.migrate(guest), 0)
+    expect_moved(rig, guest, pid)
+
+
+def interrupt(rig):
+    """Ctrl-C at any point before SHUT(0): exit 4, and the guest runs on as it was."""
+    guest = rig.guest()
+    pid = guest.pid
+    for name in BEFORE_SHUT:
+        point = Point(rig, name)
+        running = rig.start(guest, *point.options, *LONG_FIRST_PASS)
+        point.wait_reached()
+        running.process.send_signal(signal.SIGINT)
+        running.wait_stderr("interrupted: aborting", 10)
+        point.let_go()
+        expect_code(running.wait(30), 4)
+        print(f"     {name}:")
+        expect_stayed(rig, guest, pid)
+
+
+def interrupt_late(rig):
+    """Ctrl-C after SHUT(0) changes nothing: the guest arrives."""
+    guest = rig.guest()
+    for name in ("source.after-shut", "source.after-release"):
+        pid = guest.pid
+        point = Point(rig, name)
+        running = rig.start(guest, *point.options)
+        point.wait_reached()
+        running.process.send_signal(signal.SIGINT)
+        running.wait_stderr("past the point of no return", 10)
+        point.let_go()
+        outcome = running.wait(60)
+        expect_code(outcome, 0)
+        guest.adopt(*outcome.destination)
+        guest.reap()
+        expect_moved(rig, guest, pid)
+
+
+def second_migration(rig):
+    """Another migration of the same guest is refused, by its monitor or by the VM's lock."""
+    guest = rig.guest()
+    pid = guest.pid
+    point = Point(rig, "source.pass1")
+    running = rig.start(guest, *point.options, *LONG_FIRST_PASS)
+    point.wait_reached()
+    expect_code(rig.start(guest).wait(30), 3, "another client holds it")
+    second = ferry.Running(
+        "migrate", f"qemu:{guest.watch_path()}", "--store", rig.store, "--to", "local",
+        "--run-dir", ferry.run_directory(guest))
+    expect_code(second.wait(30), 3, f"process {running.process.pid}")
+    point.let_go()
+    outcome = running.wait(60)
+    expect_code(outcome, 0)
+    guest.adopt(*outcome.destination)
+    guest.reap()
+    expect_moved(rig, guest, pid)
+
+
+CASES = {
+    "status-and-abort": status_and_abort,
+    "interrupt": interrupt,
+    "interrupt-late": interrupt_late,
+    "second-migration": second_migration,
+}
