@@ -58,6 +58,8 @@ class MemoryPageSupply final : public PageSupply {
   void set_tail(PageIndex page) { pages_[raw(page)].place = ++last_tail_place_; }
   void break_page(PageIndex page) { broken_.insert(raw(page)); }
   void mend_page(PageIndex page) { broken_.erase(raw(page)); }
+  void set_recent(std::vector<PageIndex> pages) { recent_ = std::move(pages); }
+  std::span<const PageIndex> recent_pages() const override { return recent_; }
   // How many reads may be under way; more are refused with busy.
   void set_slots(std::size_t slots) { slots_ = slots; }
 
@@ -170,6 +172,7 @@ class MemoryPageSupply final : public PageSupply {
   std::vector<Stored> pages_;
   std::set<std::uint64_t> broken_;
   UniqueFd ready_;
+  std::vector<PageIndex> recent_;
   std::size_t slots_ = 64;
   std::uint64_t last_tail_place_ = 0;
   std::uint64_t last_ticket_ = 0;

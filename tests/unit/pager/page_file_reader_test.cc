@@ -14,8 +14,8 @@ using namespace testing_support;
 class PageFileReaderTest : public ::testing::Test {
  protected:
   static constexpr std::uint64_t kPages = 64;
-  // Head, layout, map: what opening reads before the first page.
-  static constexpr unsigned kReadsToOpen = 3;
+  // Head, layout, index, map: what opening reads before the first page.
+  static constexpr unsigned kReadsToOpen = 4;
 
   void SetUp() override {
     const auto writer = writer_on(disk_, layout_of({{"pc.ram", kPages}, {"vga.vram", 16}}));

@@ -114,6 +114,17 @@ TEST_F(PageFileRefusalTest, AFlippedBitInTheDelta) {
   expect_corrupt("delta block 0 checksum");
 }
 
+TEST_F(PageFileRefusalTest, AFlippedBitInTheMapChecksums) {
+  flip(record_.map_checksums_offset + 2);
+  expect_corrupt("map checksums have checksum");
+}
+
+TEST_F(PageFileRefusalTest, ACommitRecordWithMapChecksumsOutsideTheFile) {
+  record_.map_checksums_offset = record_.file_bytes;
+  encode_commit(record_, block_at(kCommitOffset));
+  expect_corrupt("do not fit");
+}
+
 TEST_F(PageFileRefusalTest, AMapBlockInTheWrongPlace) {
   const ConstFileBlock second = block_at(header_.map_offset + kFileBlockBytes);
   std::copy(second.begin(), second.end(), block_at(header_.map_offset).begin());
@@ -127,7 +138,7 @@ TEST_F(PageFileRefusalTest, AnOldMapBlock) {
   entry.crc ^= 1;
   store_map_entry(block, 0, entry);
   seal_map_block(header_.file_id, 0, block);
-  expect_corrupt("not those that were committed");
+  expect_corrupt("map block 0 is valid but not the one that was committed");
 }
 
 TEST_F(PageFileRefusalTest, ABlockOfAnotherFile) {

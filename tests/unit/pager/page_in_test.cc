@@ -121,7 +121,17 @@ TEST(PageIn, TheNeighboursOfADemandedPageRideAlong) {
   EXPECT_EQ(urgent.front(), 496U);
   EXPECT_EQ(urgent.back(), 511U);
   EXPECT_EQ(urgent.size(), 16U);
-  EXPECT_EQ(restore.supply.started().size(), 1U);
+}
+
+TEST(PageIn, TheGuestWaitsForAShortReadOnly) {
+  Restore restore(small_block(1000));
+  restore.fill().begin(PrefetchOrder::none);
+  restore.page_in->request(one(502));
+  restore.steps();
+  ASSERT_EQ(restore.supply.started().size(), 3U);
+  EXPECT_EQ(restore.supply.started()[0].run, (PageRun{PageIndex{500}, 4}));
+  EXPECT_EQ(restore.supply.started()[1].run, (PageRun{PageIndex{504}, 8}));
+  EXPECT_EQ(restore.supply.started()[2].run, (PageRun{PageIndex{496}, 4}));
 }
 
 TEST(PageIn, ASecondFaultNearbyReadsAWiderNeighbourhood) {
@@ -149,9 +159,11 @@ TEST(PageIn, APageAskedForTwiceIsReadAndSentOnce) {
   Restore restore(small_block(100), Answers::when_told);
   restore.fill().begin(PrefetchOrder::none);
   restore.page_in->request(one(42));
+  restore.steps();
+  const auto reads = restore.supply.started().size();
   restore.page_in->request(one(42));
   restore.steps();
-  EXPECT_EQ(restore.supply.started().size(), 1U);
+  EXPECT_EQ(restore.supply.started().size(), reads);
   restore.supply.finish_all();
   restore.steps();
   EXPECT_EQ(restore.page_in->counters().faults, 1U);

@@ -139,11 +139,12 @@ TEST(Prefetcher, ARegionWithFewRedirtiedPagesGivesOnlyThoseFirst) {
   EXPECT_EQ(guest.next(prefetcher).run, run(0, kPrefetchRunPagesMax));
 }
 
-TEST(Prefetcher, ARegionThatFaultedGoesFirstFromTheFaultUpwards) {
+TEST(Prefetcher, ARegionThatFaultedTwiceGoesFirstFromTheFaultUpwards) {
   Guest guest(one_block(4 * kRegion));
   guest.store(0, 4 * kRegion);
   guest.store(0, kRegion, 9);
   Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
+  prefetcher.note_fault(PageIndex{2 * kRegion + 7});
   prefetcher.note_fault(PageIndex{2 * kRegion + 200});
   EXPECT_EQ(guest.next(prefetcher).run, run(2 * kRegion + 200, 56));
   EXPECT_EQ(guest.next(prefetcher).run, run(2 * kRegion, kPrefetchRunPagesMax));
@@ -153,9 +154,53 @@ TEST(Prefetcher, TheLatestFaultGoesBeforeEarlierOnes) {
   Guest guest(one_block(4 * kRegion));
   guest.store(0, 4 * kRegion);
   Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
-  prefetcher.note_fault(PageIndex{1 * kRegion});
-  prefetcher.note_fault(PageIndex{3 * kRegion});
+  for (const std::uint64_t region : {1U, 1U, 3U, 3U}) {
+    prefetcher.note_fault(PageIndex{region * kRegion});
+  }
   EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{3 * kRegion});
+}
+
+TEST(Prefetcher, OneFaultInAQuietRegionRaisesNothing) {
+  Guest guest(one_block(4 * kRegion));
+  guest.store(0, 4 * kRegion);
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
+  prefetcher.note_fault(PageIndex{2 * kRegion});
+  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
+}
+
+TEST(Prefetcher, OneFaultInAHotRegionRaisesIt) {
+  Guest guest(one_block(4 * kRegion));
+  guest.store(0, 4 * kRegion);
+  guest.store(0, 10, 9);
+  guest.store(2 * kRegion, 1, 2);
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
+  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
+  prefetcher.note_fault(PageIndex{2 * kRegion + 100});
+  while (guest.next(prefetcher).run.first < PageIndex{kRegion}) continue;
+  EXPECT_TRUE(guest.sent.state(PageIndex{2 * kRegion + 100}) == PageState::in_hand);
+}
+
+TEST(Prefetcher, WhatTheStoppedGuestWroteLastGoesBeforeEverythingElse) {
+  Guest guest(one_block(4 * kRegion));
+  guest.store(0, 4 * kRegion);
+  guest.store(0, kRegion, 9);
+  guest.supply.set_recent({PageIndex{700}, PageIndex{701}, PageIndex{900}});
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
+  EXPECT_EQ(guest.next(prefetcher).run, run(700, 2));
+  EXPECT_EQ(guest.next(prefetcher).run, run(900, 1));
+  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
+}
+
+TEST(Prefetcher, RecentOnlyStopsBehindTheRecentPagesUntilItIsWidened) {
+  Guest guest(one_block(kRegion));
+  guest.store(0, kRegion);
+  guest.supply.set_recent({PageIndex{70}});
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
+  prefetcher.set_scope(Prefetcher::Scope::recent_only);
+  EXPECT_EQ(guest.next(prefetcher).run, run(70, 1));
+  EXPECT_EQ(guest.next(prefetcher).kind, Kind::done);
+  prefetcher.set_scope(Prefetcher::Scope::everything);
+  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
 }
 
 TEST(Prefetcher, HotMeansNewerThanMostOfTheGuest) {
