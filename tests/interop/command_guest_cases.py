@@ -32,8 +32,14 @@ def paused(rig):
     expect_code(rig.tool(guest, "abort", "--name", guest.uuid), 0)
     point.let_go()
     expect_code(running.wait(30), 4)
+    # QEMU 7.2 calls a stopped guest so after any migration that failed, and wants it continued once before the next.
+    again = "postmigrate" if rig.version == "7.2" else "paused"
     with guest.watch() as monitor:
-        poll(lambda: monitor.status() == "paused", "it is paused again")
+        expect(monitor.status() == again, f"it is stopped as before: {monitor.status()}")
+        if again == "postmigrate":
+            expect_code(rig.migrate(guest), 3, "continue it once")
+            monitor.command("cont")
+            monitor.command("stop")
     expect_nothing_left(rig, guest)
     expect_code(rig.migrate(guest), 0)
     expect(guest.pid != pid, "it is in another QEMU")
