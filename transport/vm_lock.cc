@@ -32,7 +32,8 @@ extern "C" {
 namespace pageferry {
 namespace {
 
-constexpr mode_t kDirectoryMode = 0700;
+// The QEMUs of other users have their directories below: they get through, and see nothing.
+constexpr mode_t kDirectoryMode = 0711;
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kOthersWriteMask = 0022;
 constexpr std::size_t kContentBytesMax = 64;
@@ -45,7 +46,7 @@ Result<void> check_trusted(int fd, const std::string& subject) {
                                            status.st_uid, ::geteuid()));
   }
   if ((status.st_mode & kOthersWriteMask) != 0) {
-    return fail(Errc::invalid, fmt::format("{}: mode {:04o} lets others write, want 0700", subject,
+    return fail(Errc::invalid, fmt::format("{}: mode {:04o} lets others write, want 0711", subject,
                                            status.st_mode & 07777U));
   }
   return {};
@@ -54,9 +55,8 @@ Result<void> check_trusted(int fd, const std::string& subject) {
 Result<UniqueFd> open_run_directory(const std::string& path) {
   std::string plain = path;
   while (plain.size() > 1 && plain.back() == '/') plain.pop_back();
-  if (::mkdir(plain.c_str(), kDirectoryMode) != 0 && errno != EEXIST) {
-    return syscall_error("mkdir", plain);
-  }
+  const bool made = ::mkdir(plain.c_str(), kDirectoryMode) == 0;
+  if (!made && errno != EEXIST) return syscall_error("mkdir", plain);
   UniqueFd fd(::open(plain.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd.valid()) {
     if (errno == ELOOP || errno == ENOTDIR) {
@@ -65,6 +65,7 @@ Result<UniqueFd> open_run_directory(const std::string& path) {
     return syscall_error("open", plain);
   }
   PF_TRY(check_trusted(fd.get(), plain));
+  if (made && ::fchmod(fd.get(), kDirectoryMode) != 0) return syscall_error("chmod", plain);
   return fd;
 }
 

@@ -25,7 +25,7 @@ Result<std::string> choose_run_directory(std::string_view run_dir_option,
 
 class VmLock {
  public:
-  // Makes the directory (0700) if need be. Errc::busy when another holds it: the message names pid
+  // Makes the directory (0711) if need be. Errc::busy when another holds it: the message names pid
   // and start time. Errc::invalid when directory or file is a symlink or others may write there.
   static Result<VmLock> acquire(const std::string& run_directory, std::string_view vm_name);
 

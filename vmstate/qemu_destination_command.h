@@ -34,12 +34,12 @@ struct DestinationPlace {
 };
 
 struct DestinationCommand {
-  std::vector<std::string> argv;        // argv[0] as the source's
-  std::string qmp_socket;               // our own monitor: <run directory>/pageferry-qmp.sock
-  std::vector<std::string> fifos;       // to be made before the start (pipe chardevs)
-  std::vector<std::string> files_made;  // outside the run directory; remove them when this QEMU has
-                                        // ended (shared memory files)
-  std::vector<std::string> notes;       // one line for each thing a user may miss at its old place
+  std::vector<std::string> argv;   // argv[0] as the source's
+  std::string qmp_socket;          // our own monitor: <run directory>/pageferry-qmp.sock
+  std::vector<std::string> fifos;  // to be made before the start (pipe chardevs)
+  // Shared memory files, outside the run directory: remove them once this QEMU has them open.
+  std::vector<std::string> files_made;
+  std::vector<std::string> notes;  // one line for each thing a user may miss at its old place
   bool host_forwards_removed =
       false;  // user-mode network: put them back through QMP once the source has ended
 };

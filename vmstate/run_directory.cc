@@ -72,6 +72,19 @@ Result<UniqueFd> make_level(int parent, const std::string& name, const std::stri
   return fd;
 }
 
+// An older directory, or one of the user's own, may keep the QEMU of another user out.
+Result<void> check_passable(const UniqueFd& fd, const std::string& shown,
+                            const RunDirectoryOwner& owner) {
+  if (owner.uid == ::geteuid()) return {};
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return syscall_error("fstat", shown);
+  if ((status.st_mode & S_IXOTH) != 0) return {};
+  return fail(Errc::invalid,
+              fmt::format("{} has mode {:o}: the QEMU of user {} cannot reach what is below; chmod "
+                          "o+x, or choose another --run-dir",
+                          shown, status.st_mode & 07777U, owner.uid));
+}
+
 struct Levels {
   std::string vm;
   std::string run_id;
@@ -140,8 +153,10 @@ Result<std::string> make_run_directory(const std::string& root, const std::strin
                                            path, path.size(), kRunDirectoryBytesMax));
   }
   PF_ASSIGN(const UniqueFd root_fd, make_level(AT_FDCWD, root, root));
+  PF_TRY(check_passable(root_fd, root, owner));
   const std::string vm_path = fmt::format("{}/{}", root, vm);
   PF_ASSIGN(const UniqueFd vm_fd, make_level(root_fd.get(), vm, vm_path));
+  PF_TRY(check_passable(vm_fd, vm_path, owner));
   if (::mkdirat(vm_fd.get(), run_id.c_str(), kPrivate) != 0) return syscall_error("mkdir", path);
   PF_ASSIGN(const UniqueFd run_fd, open_level(vm_fd.get(), run_id, path));
   if (::fchmod(run_fd.get(), kPrivate) != 0) return syscall_error("chmod", path);

@@ -50,6 +50,7 @@ class Config:
     machine: str = ""  # default: i440fx of that version, versioned
     backend: str = "default"  # default, memfd, or file:DIRECTORY (share=on)
     extra: list = field(default_factory=list)  # further QEMU arguments
+    user: tuple = ()  # (uid, gid) that QEMU runs as; empty: as the test
 
     def memory_kib(self, accelerator):
         odd = self.version == "7.2" and accelerator == "tcg"
@@ -154,6 +155,10 @@ class Guest:
         ) + list(qemu_options)
         if incoming:
             arguments += ["-incoming", incoming]
+        if self.config.user:
+            uid, gid = self.config.user
+            os.chown(run_directory, uid, gid)
+            arguments = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", *arguments]
         with open(run_directory / "qemu.log", "wb") as log:
             child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._children.append(child)

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
+import command_guest_cases  # noqa: E402
+import command_refusal_cases  # noqa: E402
 import command_stop_cases  # noqa: E402
 import command_store_cases  # noqa: E402
 import machine  # noqa: E402
@@ -21,6 +23,8 @@ from command_rig import Rig  # noqa: E402
 CASES = {
     **command_stop_cases.CASES,
     **command_store_cases.CASES,
+    **command_refusal_cases.CASES,
+    **command_guest_cases.CASES,
 }
 
 

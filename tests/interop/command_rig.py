@@ -77,7 +77,8 @@ class Rig:
     def guest(self, **settings):
         """A running guest in a directory of its own; ended with the rig."""
         config = Config(version=self.version, **{**SMALL, **settings})
-        directory = tempfile.mkdtemp(prefix="g-", dir=self.directory)
+        directory = Path(tempfile.mkdtemp(prefix="g-", dir=self.directory))
+        directory.chmod(0o711)  # for a QEMU of another user
         guest = self._stack.enter_context(Guest(config, directory))
         guest.wait_ready()
         return guest

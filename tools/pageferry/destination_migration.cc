@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/ticker.h"
@@ -84,7 +85,11 @@ Result<void> DestinationMigration::start_vmm() {
   launch.qmp_socket = command_.qmp_socket;
   launch.log_file = run_directory_ + "/qemu.log";
   launch.fifos = command_.fifos;
-  PF_ASSIGN(vmm_, start_qemu(launch, Deadline::after(clock_, kStartBound)));
+  auto started = start_qemu(launch, Deadline::after(clock_, kStartBound));
+  // QEMU has its memory files open: without names they go when it goes, whatever ends it.
+  for (const std::string& file : command_.files_made) ::unlink(file.c_str());
+  if (!started) return tl::make_unexpected(std::move(started).error());
+  vmm_ = std::move(*started);
   PF_ASSIGN(machine_, describe_machine(*vmm_.qmp, Deadline::after(clock_, kQueryBound)));
   return {};
 }
@@ -251,7 +256,9 @@ Result<void> DestinationMigration::free_image() {
 }
 
 Result<void> DestinationMigration::add_forwards(const std::vector<HostForward>& forwards) {
-  if (!command_.host_forwards_removed || forwards.empty()) return {};
+  // A destination that was moved before has none on its command line: what the source had says it, not that line. A command of the
+  // user's own brings its own.
+  if (!options_.incoming_command.empty() || forwards.empty()) return {};
   return add_host_forwards(*vmm_.qmp, forwards, Deadline::after(clock_, kQueryBound));
 }
 

@@ -2,6 +2,8 @@
 #include "tools/pageferry/source_vm.h"
 
 #include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 
@@ -16,6 +18,32 @@ void collect_files(const nlohmann::json& image, std::vector<std::string>& files)
   if (file.starts_with('/') && std::find(files.begin(), files.end(), file) == files.end()) {
     files.push_back(file);
   }
+}
+
+bool is_memory_file_system(const std::string& path) {
+  struct statfs status {};
+  if (::statfs(path.c_str(), &status) != 0) return true;  // not for us to say
+  return status.f_type == TMPFS_MAGIC || status.f_type == HUGETLBFS_MAGIC;
+}
+
+// The destination's memory is of the same kind, and the kernel catches faults only on memory file systems.
+Result<void> judge_memory_files(QmpClient& qmp, Deadline deadline, std::vector<Finding>& findings) {
+  PF_ASSIGN(const nlohmann::json objects,
+            qmp.execute("qom-list", {{"path", "/objects"}}, deadline));
+  for (const nlohmann::json& object : objects) {
+    if (object.value("type", "") != "child<memory-backend-file>") continue;
+    const std::string id = object.value("name", "");
+    PF_ASSIGN(
+        const nlohmann::json path,
+        qmp.execute("qom-get", {{"path", "/objects/" + id}, {"property", "mem-path"}}, deadline));
+    if (!path.is_string() || is_memory_file_system(path.get<std::string>())) continue;
+    findings.push_back(
+        {Severity::refusal, "memory",
+         fmt::format("memory backend {} is a file in {}, which is neither tmpfs nor hugetlbfs: no "
+                     "destination can wait for its pages; use memory-backend-memfd or /dev/shm",
+                     id, path.get<std::string>())});
+  }
+  return {};
 }
 
 }  // namespace
@@ -52,6 +80,7 @@ Result<std::vector<Finding>> preflight_source_vm(SourceVm& vm, DestinationHost d
   PF_ASSIGN(const PreflightFacts facts,
             query_preflight_facts(*vm.qmp, Deadline::after(clock, kQueryBound)));
   for (Finding& finding : judge_source(facts, destination)) findings.push_back(std::move(finding));
+  PF_TRY(judge_memory_files(*vm.qmp, Deadline::after(clock, kQueryBound), findings));
   if (destination == DestinationHost::same) {
     PF_ASSIGN(
         Finding userfault,

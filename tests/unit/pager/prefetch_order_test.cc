@@ -177,7 +177,7 @@ TEST(Prefetcher, OneFaultInAHotRegionRaisesIt) {
   EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
   prefetcher.note_fault(PageIndex{2 * kRegion + 100});
   while (guest.next(prefetcher).run.first < PageIndex{kRegion}) continue;
-  EXPECT_TRUE(guest.sent.state(PageIndex{2 * kRegion + 100}) == PageState::in_hand);
+  EXPECT_TRUE(guest.sent.state(PageIndex{2 * kRegion + 100}) == PageState::in_flight);
 }
 
 TEST(Prefetcher, WhatTheStoppedGuestWroteLastGoesBeforeEverythingElse) {

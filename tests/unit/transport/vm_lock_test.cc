@@ -75,6 +75,14 @@ class VmLockTest : public ::testing::Test {
   MonotonicClock clock_;
 };
 
+// QEMUs of other users have their directories below it.
+TEST(VmLock, DirectoryCanBePassedAndNotRead) {
+  const ScratchDirectory scratch;
+  const auto lock = VmLock::acquire(scratch.file("run"), "web-1");
+  ASSERT_TRUE(lock) << lock.error().message;
+  EXPECT_EQ(fs::status(scratch.file("run")).permissions(), fs::perms{0711});
+}
+
 TEST_F(VmLockTest, SecondTakerIsToldWhoHoldsIt) {
   const auto first = VmLock::acquire(run_, "web-1");
   ASSERT_TRUE(first) << first.error().message;

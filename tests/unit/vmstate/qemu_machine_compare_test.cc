@@ -132,7 +132,8 @@ TEST(CompareMachinesTest, PropertyThatTheOtherVersionDoesNotHaveIsNoDifference) 
 
 TEST(CompareMachinesTest, WholeImageChainIsCompared) {
   EXPECT_EQ(difference_after([](json& d) { d["disks"][0]["images"].erase(0); }),
-            "disk dr0: source has /work/top.qcow2 on /work/base.img open, destination has /work/base.img");
+            "disk dr0: source has /work/top.qcow2 on /work/base.img open, destination has "
+            "/work/base.img");
   EXPECT_EQ(difference_after([](json& d) {
               d["disks"][1]["images"].push_back({{"filename", "x.iso"}});
             }),

@@ -41,6 +41,15 @@ TEST_F(RunDirectoryTest, LastLevelIsPrivateAndTheOthersCanOnlyBePassed) {
   EXPECT_EQ(mode_of(root_), 0711U);
 }
 
+TEST_F(RunDirectoryTest, RootThatKeepsTheOtherUserOutIsNamed) {
+  ASSERT_EQ(::mkdir(root_.c_str(), 0700), 0);
+  const auto path =
+      make_run_directory(root_, "web", "a1", {.uid = ::geteuid() + 1, .gid = ::getegid()});
+  ASSERT_FALSE(path);
+  EXPECT_EQ(path.error().code, Errc::invalid);
+  EXPECT_THAT(path.error().message, HasSubstr(root_ + " has mode 700"));
+}
+
 TEST_F(RunDirectoryTest, SecondOneWithTheSameIdIsRefused) {
   ASSERT_TRUE(make("web", "a1"));
   EXPECT_EQ(make("web", "a1").error().code, Errc::exists);
