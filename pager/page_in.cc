@@ -47,7 +47,9 @@ Result<void> PageIn::step() {
   if (background_must_wait()) return {};
   start_waiting(prefetch_reads_);
   start_prefetch();
-  return send_background();
+  PF_TRY(send_background());
+  background_cost_ = clock_->now() - background_ran_at_;
+  return {};
 }
 
 void PageIn::set_pace(PrefetchPace pace) {
@@ -62,6 +64,8 @@ void PageIn::set_pace(PrefetchPace pace) {
 bool PageIn::background_must_wait() {
   const Nanoseconds now = clock_->now();
   Nanoseconds held{0};
+  // The rest of the guest is nobody's hurry: prefetch then leaves as much time as it takes.
+  if (prefetcher_.sweeping()) held = 2 * background_cost_;
   if (pace_ == PrefetchPace::gentle) held = kGentleInterval;
   if (!open_faults_.empty()) held = kBackgroundHeldMax;
   const bool wait = now - background_ran_at_ < held;

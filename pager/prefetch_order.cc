@@ -52,6 +52,7 @@ PrefetchChoice Prefetcher::next() {
     return order_ == PrefetchOrder::hot ? next_recent() : PrefetchChoice{};
   }
   std::uint64_t budget = kPagesLookedAtMax;
+  sweeping_ = false;
   if (order_ == PrefetchOrder::hot) {
     if (const PrefetchChoice recent = next_recent(); recent.kind != PrefetchChoice::Kind::done) {
       return recent;
@@ -63,6 +64,7 @@ PrefetchChoice Prefetcher::next() {
     } while (next_walk(walk_));
     if (scanned_pages_ < layout_->pages()) return {PrefetchChoice::Kind::again, {}};
   }
+  sweeping_ = true;
   return sweep(budget);
 }
 

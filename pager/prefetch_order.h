@@ -64,6 +64,8 @@ class Prefetcher {
   enum class Scope : std::uint8_t { everything, recent_only };
   // recent_only: next() is `done` after the supply's recent pages, until the scope is widened.
   void set_scope(Scope scope) { scope_ = scope; }
+  // What is known to be wanted soon has been chosen; next() is at the rest.
+  bool sweeping() const { return sweeping_; }
   // The guest asked for this page: what lies around it, upwards first, goes next.
   void note_fault(PageIndex page);
 
@@ -100,6 +102,7 @@ class Prefetcher {
   const SentMap* sent_;
   PrefetchOrder order_;
   Scope scope_ = Scope::everything;
+  bool sweeping_ = false;
 
   std::uint32_t usual_version_ = 0;  // newer is hot
   enum class RegionState : std::uint8_t { quiet, hot, faulted, raised };
