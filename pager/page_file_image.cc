@@ -186,6 +186,12 @@ Result<PageFileImage> PageFileImage::load_unnamed(StorageFile& file, std::uint64
 Result<PageFileImage> PageFileImage::load(StorageFile& file, std::uint64_t map_bytes_max,
                                           const WaitBounds& bounds, PageMapPreload preload) {
   Result<PageFileImage> image = load_unnamed(file, map_bytes_max, bounds, std::move(preload));
+  // A bad transfer or a stale cache on the way may be over at the second look, which takes nothing from the first.
+  const bool may_have_been_the_way =
+      !image && (image.error().code == Errc::corrupt || image.error().code == Errc::io);
+  if (may_have_been_the_way && file.in_flight() == 0) {
+    image = load_unnamed(file, map_bytes_max, bounds, PageMapPreload());
+  }
   if (!image && image.error().message.find(file.name()) == std::string::npos) {
     return with_context(image.error(), file.name());
   }
