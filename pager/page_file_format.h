@@ -1,14 +1,15 @@
 // Page file, version 1: constants, fields and the conversions between fields and bytes. Every byte
 // is described in docs/page-file-format.md. Pure: knows no file and does no I/O.
 //
-//   block 0        header        what the file is and where its parts are; written once, before any
-//   page block 1        commit        zeros until the file is complete and durable; then written
-//   once, never again block 2 ...    layout        the RAM blocks map            one 16-byte entry
-//   for each page, 255 to a block tail           what was dirty when the guest was stopped, and
-//   after it the checksums of all map blocks, and the delta: the map entries that changed since
-//                  their map block was written
-//   slots          every other page, in the order in which pages were first stored; overflow of the
-//   tail behind them
+//   block 0      header   what the file is and where its parts are; written once, before any page
+//   block 1      commit   zeros until the file is complete and durable; then written, once
+//   block 2 ...  layout   the RAM blocks
+//                map      one 16-byte entry for each page, 255 to a block
+//                tail     what was dirty when the guest was stopped; after it the index: checksums
+//                         of all map blocks, and the delta (map entries that changed since their
+//                         map block was written)
+//                slots    every other page, in the order in which pages were first stored; behind
+//                         them what did not fit into the tail
 //
 // Decoding never trusts: magic, version, checksum and every bound are checked before a field is
 // used. Errc::version for another version, Errc::corrupt for everything else; the message names the

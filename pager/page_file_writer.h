@@ -73,8 +73,8 @@ struct PageFileWriterStats {
   std::uint64_t writes = 0;
   std::uint64_t file_bytes = 0;  // end of what is used
   std::uint64_t blocked_ns = 0;  // put_page and commit waited for the store
-  std::uint64_t write_bytes_per_s =
-      0;  // while at least one write was in flight; 0 = nothing measured yet
+  // while at least one write was in flight; 0 = nothing measured yet
+  std::uint64_t write_bytes_per_s = 0;
 };
 
 class PageFileWriter final : public PageSink {

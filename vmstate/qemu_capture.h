@@ -41,10 +41,10 @@ namespace pageferry {
 
 struct CaptureOptions {
   std::uint64_t bandwidth_limit_bytes_per_s = 0;  // 0 = none
-  Milliseconds max_downtime{
-      300};  // the guest may be stopped this long, as far as it can be predicted
-  Milliseconds target_downtime{
-      30};  // aimed at first; grows towards max_downtime while passes do not converge
+  // The guest may be stopped this long, as far as it can be predicted.
+  Milliseconds max_downtime{300};
+  // Aimed at first; grows towards max_downtime while passes do not converge.
+  Milliseconds target_downtime{30};
   unsigned passes_max = 60;  // then: not_converging is reported to the observer
 };
 
@@ -82,16 +82,16 @@ struct CaptureStats {
   std::uint64_t pages_zero = 0;
   std::uint64_t blackout_pages = 0;
   std::uint64_t bytes_received = 0;
-  Nanoseconds stopped_at{
-      0};  // monotonic clock when QMP's STOP event arrived (paused before: state pre-switchover)
+  // monotonic clock when QMP's STOP event arrived (paused before: state pre-switchover)
+  Nanoseconds stopped_at{0};
   Nanoseconds continued_at{0};       // migrate-continue sent
   Nanoseconds ram_complete_at{0};    // RAM END seen
   Nanoseconds state_complete_at{0};  // device state complete
   bool guest_was_running = true;     // before the migration
   // Why an error says that the guest will not run on; none: it is another error.
   GuestEnd guest_end = GuestEnd::none;
-  std::uint64_t guest_resets =
-      0;                     // the guest rebooted during the migration; that alone is no error
+  // the guest rebooted during the migration; that alone is no error
+  std::uint64_t guest_resets = 0;
   Nanoseconds sink_time{0};  // spent outside of receiving: parsing and the sink
 };
 

@@ -30,8 +30,8 @@ struct QemuProcess {
   std::uint32_t gid = 0;  // effective
   std::vector<std::uint32_t> groups;
   std::string executable;  // path, without the kernel's " (deleted)"
-  bool executable_deleted =
-      false;  // the file was replaced or removed since (an upgrade): /proc/PID/exe still opens it
+  // the file was replaced or removed since (an upgrade): /proc/PID/exe still opens it
+  bool executable_deleted = false;
   std::string cgroup;  // of the unified hierarchy, "" where there is none
   friend bool operator==(const QemuProcess&, const QemuProcess&) = default;
 };

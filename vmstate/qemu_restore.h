@@ -3,17 +3,16 @@
 // rest unasked, demand first.
 //
 // Order of calls:
-//   prepare()        capabilities, migrate-incoming, connect (two channels where postcopy-preempt
-//   helps), header, configuration,
-//                    ADVISE, RAM block list, RAM_DISCARD: everything that needs only the block
-//                    list; done while the source still runs
-//   load_devices()   PACKAGED (LISTEN, device sections, RUN); from here pages can be asked for: the
-//   loop starts. Returns when the
-//                    destination is `paused` in postcopy-active
+//   prepare()         capabilities, migrate-incoming, connect (two channels where postcopy-preempt
+//                     helps), header, configuration, ADVISE, RAM block list, RAM_DISCARD: everything
+//                     that needs only the block list; done while the source still runs
+//   load_devices()    PACKAGED (LISTEN, device sections, RUN); from here pages can be asked for: the
+//                     loop starts. Returns when the destination is `paused` in postcopy-active
 //   (caller: owner, running records, `cont` by QMP)
-//   finish()         serves until every page is at the destination and QMP says completed
-//   or attach()      instead of prepare/load_devices: recovery after a pager died (postcopy-paused,
-//   migrate-recover, RECV_BITMAP)
+//   begin_prefetch()  now nothing is held back for the switch any more
+//   finish()          serves until every page is at the destination and QMP says completed
+//   or attach()       instead of prepare/load_devices: recovery after a pager died (postcopy-paused,
+//                     migrate-recover, RECV_BITMAP)
 //
 // The loop runs in its own thread from load_devices() or attach() on; it alone touches the supply
 // and the channels.
@@ -51,8 +50,8 @@ struct RestoreStats {
   std::uint64_t pages_zero = 0;
   std::uint64_t faults = 0;               // requests that had to be served (not already sent)
   std::uint64_t faults_already_sent = 0;  // requests that crossed their page in flight
-  std::uint64_t fault_p50_us =
-      0;  // request read from the return path -> page handed to the channel's socket
+  // request read from the return path -> page handed to the channel's socket
+  std::uint64_t fault_p50_us = 0;
   std::uint64_t fault_p99_us = 0;
   std::uint64_t fault_max_us = 0;
 };
