@@ -123,8 +123,9 @@ TEST_P(QemuCaptureInterop, AbortInAnyPhaseLeavesTheGuestRunning) {
     expect_running(phase);
   }
   qemu.command('c');
-  EXPECT_TRUE(qemu.wait_for_serial("PF-CHECK", 0, kBound));
-  EXPECT_NE(qemu.serial().find(" bad=0"), std::string::npos) << "the guest found bad memory";
+  // The whole answer: the line arrives in pieces.
+  EXPECT_TRUE(qemu.wait_for_serial(" bad=0", 0, kBound))
+      << "the guest found bad memory, or did not answer";
 }
 
 TEST_P(QemuCaptureInterop, LostPagerResumesTheGuest) {
