@@ -37,19 +37,19 @@ json machine() {
 std::string difference_after(const std::function<void(json&)>& change) {
   json destination = machine();
   change(destination);
-  const auto differences = compare_machines(machine(), destination, "/work");
+  const auto differences = compare_machines(machine(), destination, "/srv/vm");
   EXPECT_EQ(differences.size(), 1U);
   return differences.empty() ? "" : differences[0];
 }
 
 TEST(CompareMachinesTest, EqualOnesHaveNoDifference) {
-  EXPECT_THAT(compare_machines(machine(), machine(), "/work"), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), machine(), "/srv/vm"), IsEmpty());
 }
 
 TEST(CompareMachinesTest, RelativeImageIsTheOneInTheWorkingDirectory) {
   json destination = machine();
-  destination["disks"][0]["images"][1]["filename"] = "/work/base.img";
-  EXPECT_THAT(compare_machines(machine(), destination, "/work"), IsEmpty());
+  destination["disks"][0]["images"][1]["filename"] = "/srv/vm/base.img";
+  EXPECT_THAT(compare_machines(machine(), destination, "/srv/vm"), IsEmpty());
   EXPECT_THAT(compare_machines(machine(), destination, "/elsewhere"),
               ElementsAre(HasSubstr("/elsewhere/base.img")));
 }
@@ -65,7 +65,7 @@ TEST(CompareMachinesTest, WhatCannotMatterIsIgnored) {
       true;  // plugged at run time there, on the command line here
   destination["devices"][1]["path"] = "/machine/peripheral-anon/device[7]";
   destination["cpus"][0]["path"] = "/machine/unattached/device[9]";
-  EXPECT_THAT(compare_machines(machine(), destination, "/work"), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), destination, "/srv/vm"), IsEmpty());
 }
 
 TEST(CompareMachinesTest, MachineTypeIsNamedOnBothSides) {
@@ -127,29 +127,29 @@ TEST(CompareMachinesTest, DevicesAreFoundByIdOrByPlace) {
 TEST(CompareMachinesTest, PropertyThatTheOtherVersionDoesNotHaveIsNoDifference) {
   json destination = machine();
   destination["devices"][0]["properties"].erase("mac");
-  EXPECT_THAT(compare_machines(machine(), destination, "/work"), IsEmpty());
+  EXPECT_THAT(compare_machines(machine(), destination, "/srv/vm"), IsEmpty());
 }
 
 TEST(CompareMachinesTest, WholeImageChainIsCompared) {
   EXPECT_EQ(difference_after([](json& d) { d["disks"][0]["images"].erase(0); }),
-            "disk dr0: source has /work/top.qcow2 on /work/base.img open, destination has "
-            "/work/base.img");
+            "disk dr0: source has /srv/vm/top.qcow2 on /srv/vm/base.img open, destination has "
+            "/srv/vm/base.img");
   EXPECT_EQ(difference_after([](json& d) {
               d["disks"][1]["images"].push_back({{"filename", "x.iso"}});
             }),
-            "disk cd0: source has no medium open, destination has /work/x.iso");
+            "disk cd0: source has no medium open, destination has /srv/vm/x.iso");
   EXPECT_THAT(difference_after([](json& d) { d["disks"][0]["read-only"] = true; }),
               HasSubstr("read-only"));
 }
 
 TEST(CompareMachinesTest, MalformedDescriptionIsADifference) {
-  EXPECT_THAT(compare_machines(json(), machine(), "/work"),
+  EXPECT_THAT(compare_machines(json(), machine(), "/srv/vm"),
               ElementsAre(HasSubstr("source's machine is not described")));
-  EXPECT_THAT(compare_machines(machine(), json::array(), "/work"),
+  EXPECT_THAT(compare_machines(machine(), json::array(), "/srv/vm"),
               ElementsAre(HasSubstr("destination's")));
   json broken = machine();
   broken["cpu-features"]["eax=1 EDX"] = "many";
-  EXPECT_THAT(compare_machines(broken, machine(), "/work"), ElementsAre(HasSubstr("malformed")));
+  EXPECT_THAT(compare_machines(broken, machine(), "/srv/vm"), ElementsAre(HasSubstr("malformed")));
 }
 
 }  // namespace
