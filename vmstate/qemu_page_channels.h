@@ -70,17 +70,13 @@ class QemuPageChannels final : public PageOutlet {
   struct Batch;
 
   QemuPageChannels(UniqueFd main, std::string path, const MemoryLayout& layout)
-      : path_(std::move(path)),
-        layout_(&layout),
-        main_(std::move(main), layout),
-        urgent_(UniqueFd(), layout) {}
+      : path_(std::move(path)), main_(std::move(main), layout), urgent_(UniqueFd(), layout) {}
 
   Channel& channel_for(PageChannel channel);
   Result<std::uint64_t> send_batch(Channel& channel, const Batch& batch);
   Result<bool> flush_channel(Channel& channel);
 
   std::string path_;
-  const MemoryLayout* layout_;
   Channel main_;
   Channel urgent_;
   bool part_open_ = false;
