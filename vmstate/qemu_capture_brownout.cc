@@ -27,7 +27,12 @@ Result<void> QemuCaptureImpl::run_brownout() {
   while (events_.status() != "pre-switchover") {
     PF_TRY(check_alive());
     PF_TRY(check_foreign_stop());
-    if (!events_.stopped() || !guest_was_running_) PF_TRY(steer());
+    if (!events_.stopped() || !guest_was_running_) {
+      const Result<void> steered = steer();
+      // The end of the stream may be noticed here first; QEMU's own reason says more.
+      if (!steered && steered.error().code == Errc::gone) return migration_failed(&steered.error());
+      PF_TRY(steered);
+    }
     PF_TRY(pump(kEventWait));
   }
   PF_TRY(check_alive());
