@@ -5,7 +5,7 @@
 //                   pc.ram    4 KiB  0x0000000000000000 0x0000000080000000 0x0000000080000000
 //                   0x00007f5e33e00000  rw
 //
-// HVA and RO came with 8.2; whatever follows the third number is ignored.
+// HVA and RO came with 8.2; whatever follows is ignored.
 #include "vmstate/qemu_ram_blocks.h"
 
 #include <fmt/format.h>
@@ -68,6 +68,7 @@ std::optional<QemuRamBlock> parse_line(std::string_view line) {
     if (!used || !total) return std::nullopt;
     QemuRamBlock block{
         .name = {}, .page_bytes = *page_bytes, .used_bytes = *used, .total_bytes = *total};
+    if (i + 3 < words.size()) block.host_address = number(words[i + 3], 16);
     if (i > 2) {
       const char* begin = words[0].data();
       const char* end = words[i - 3].data() + words[i - 3].size();

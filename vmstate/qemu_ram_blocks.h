@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,8 @@ struct QemuRamBlock {
   std::string name;
   std::uint64_t page_bytes = 0;
   std::uint64_t used_bytes = 0;
-  std::uint64_t total_bytes = 0;  // it may be resized up to this
+  std::uint64_t total_bytes = 0;                // it may be resized up to this
+  std::optional<std::uint64_t> host_address{};  // in QEMU's address space; 8.2 and later say it
   friend bool operator==(const QemuRamBlock&, const QemuRamBlock&) = default;
 };
 

@@ -47,6 +47,12 @@ std::string text_at(const json& object, const char* key) {
   return value != object.end() && value->is_string() ? value->get<std::string>() : std::string();
 }
 
+bool capability_is_on(const json& capabilities, const char* name) {
+  return std::any_of(capabilities.begin(), capabilities.end(), [name](const json& one) {
+    return text_at(one, "capability") == name && one.value("state", false);
+  });
+}
+
 Result<void> check_same_blocks(const MemoryLayout& prepared, const MemoryLayout& supplied) {
   const auto& a = prepared.blocks();
   const auto& b = supplied.blocks();
@@ -88,8 +94,10 @@ class RealQemuRestore final : public QemuRestore {
   RestoreStats stats() const override;
 
  private:
+  Result<void> look_at_memory(const MemoryLayout& captured, Deadline deadline);
+  Result<void> look_at_memory_again(const MemoryLayout& captured, Deadline deadline);
   Result<void> set_up_destination(Deadline deadline);
-  Result<void> open_channels(const MemoryLayout& captured, Deadline deadline);
+  Result<void> open_channels(Deadline deadline);
   Result<void> expect_pong(std::uint32_t value, Deadline deadline);
   Result<std::string> migration_status(Deadline deadline);
   Unexpected explain(Error error, Deadline deadline);
@@ -104,12 +112,16 @@ class RealQemuRestore final : public QemuRestore {
   Result<void> resume(Deadline deadline);
   Unexpected loop_failure(QemuRestoreLoop::Event event);
 
-  bool preempt() const { return qmp_->qemu_version() >= kQemu71; }
+  // A channel for urgent pages is of use only where pages travel in channels.
+  bool preempt() const {
+    return qmp_->qemu_version() >= kQemu71 && options_.placement == PagePlacement::stream;
+  }
 
   QmpClient* qmp_;
   RestoreOptions options_;
   MonotonicClock clock_;
   MemoryLayout layout_;  // the destination's; channels and loop refer to it
+  std::optional<QemuMemoryAccess> memory_;
   std::optional<QemuPageChannels> channels_;
   std::optional<QemuReturnPathReader> return_path_;
   std::vector<PageRun> early_requests_;  // came before the loop
@@ -122,6 +134,40 @@ class RealQemuRestore final : public QemuRestore {
   std::atomic<std::uint64_t> pages_total_{0};
   std::atomic<bool> stop_requested_{false};
 };
+
+// Where the destination's memory is and how pages get into it: directly where that can be done.
+Result<void> RealQemuRestore::look_at_memory(const MemoryLayout& captured, Deadline deadline) {
+  PF_ASSIGN(const auto blocks, query_ram_blocks(*qmp_, deadline));
+  PF_ASSIGN(layout_, layout_at_destination(captured, blocks));
+  pages_total_ = layout_.pages();
+  if (options_.placement == PagePlacement::stream) return {};
+  auto access = QemuMemoryAccess::probe(qmp_->peer().pid, layout_, blocks);
+  if (access) {
+    memory_ = std::move(*access);
+    options_.placement = PagePlacement::direct;
+    return {};
+  }
+  if (options_.placement == PagePlacement::direct || access.error().code != Errc::unsupported) {
+    return tl::make_unexpected(std::move(access).error());
+  }
+  options_.placement = PagePlacement::stream;
+  return {};
+}
+
+// The same for a QEMU that another pager has begun to fill: pages go on the way that they came. Postcopy-preempt, where QEMU
+// has it, is on with the stream and off without.
+Result<void> RealQemuRestore::look_at_memory_again(const MemoryLayout& captured,
+                                                   Deadline deadline) {
+  options_.placement = PagePlacement::stream;
+  if (qmp_->qemu_version() >= kQemu71) {
+    PF_ASSIGN(const json capabilities,
+              qmp_->execute("query-migrate-capabilities", json::object(), deadline));
+    if (!capability_is_on(capabilities, "postcopy-preempt")) {
+      options_.placement = PagePlacement::direct;
+    }
+  }
+  return look_at_memory(captured, deadline);
+}
 
 Result<void> RealQemuRestore::set_up_destination(Deadline deadline) {
   PF_ASSIGN(const json status, qmp_->execute("query-status", json::object(), deadline));
@@ -139,10 +185,7 @@ Result<void> RealQemuRestore::set_up_destination(Deadline deadline) {
   return {};
 }
 
-Result<void> RealQemuRestore::open_channels(const MemoryLayout& captured, Deadline deadline) {
-  PF_ASSIGN(const auto blocks, query_ram_blocks(*qmp_, deadline));
-  PF_ASSIGN(layout_, layout_at_destination(captured, blocks));
-  pages_total_ = layout_.pages();
+Result<void> RealQemuRestore::open_channels(Deadline deadline) {
   json arguments = {{"uri", "unix:" + options_.channel_socket_path}};
   // So that it lives on to say why, instead of ending.
   if (qmp_->qemu_version() >= kQemu91) arguments["exit-on-error"] = false;
@@ -155,8 +198,9 @@ Result<void> RealQemuRestore::open_channels(const MemoryLayout& captured, Deadli
 
 Result<void> RealQemuRestore::prepare(const QemuState& state, Deadline deadline) {
   PF_CHECK(!channels_ && !loop_);
+  PF_TRY(look_at_memory(state.layout, deadline));
   PF_TRY(set_up_destination(deadline));
-  PF_TRY(open_channels(state.layout, deadline));
+  PF_TRY(open_channels(deadline));
   ByteBuffer bytes;
   qemu_stream::append_file_header(bytes);
   qemu_stream::append_configuration(bytes, state.configuration);
@@ -207,7 +251,8 @@ PageInOptions RealQemuRestore::page_in_options() const {
 
 Result<void> RealQemuRestore::start_loop(PageSupply& supply, SentMap sent, FirstPace pace) {
   PF_ASSIGN(loop_, QemuRestoreLoop::make(std::move(*channels_), std::move(*return_path_), supply,
-                                         layout_, std::move(sent), page_in_options()));
+                                         layout_, std::move(sent), page_in_options(),
+                                         std::exchange(memory_, std::nullopt)));
   channels_.reset();
   return_path_.reset();
   for (const PageRun& run : std::exchange(early_requests_, {})) loop_->add_request(run);
@@ -310,9 +355,7 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
     already_completed_ = true;
     return {};
   }
-  PF_ASSIGN(const auto blocks, query_ram_blocks(*qmp_, deadline));
-  PF_ASSIGN(layout_, layout_at_destination(state.layout, blocks));
-  pages_total_ = layout_.pages();
+  PF_TRY(look_at_memory_again(state.layout, deadline));
   PF_TRY(qmp_->execute("migrate-recover", {{"uri", "unix:" + options_.channel_socket_path}},
                        deadline));
   PF_ASSIGN(channels_, QemuPageChannels::connect(options_.channel_socket_path, layout_));
@@ -320,6 +363,7 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
   return_path_.emplace(channels_->main_fd(), layout_);
   auto sent = ask_what_is_there(deadline);
   if (!sent) return explain(std::move(sent).error(), deadline);
+  if (memory_) PF_TRY(memory_->mark_present(layout_, *sent));
   PF_TRY(resume(deadline));
   prefetch_begun_ = true;
   return start_loop(supply, std::move(*sent), FirstPace::full);

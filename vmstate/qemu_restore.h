@@ -35,7 +35,15 @@
 
 namespace pageferry {
 
+// How pages get into the destination's memory.
+enum class PagePlacement : std::uint8_t {
+  automatic,  // direct where it can be done
+  direct,     // through a duplicate of QEMU's userfaultfd (qemu_memory_access.h)
+  stream,     // through QEMU's postcopy stream, which every QEMU takes
+};
+
 struct RestoreOptions {
+  PagePlacement placement = PagePlacement::automatic;
   PrefetchOrder order = PrefetchOrder::hot;
   std::uint64_t prefetch_bytes_in_flight_max = 768 * 1024;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit of its own
@@ -50,7 +58,7 @@ struct RestoreStats {
   std::uint64_t pages_zero = 0;
   std::uint64_t faults = 0;               // requests that had to be served (not already sent)
   std::uint64_t faults_already_sent = 0;  // requests that crossed their page in flight
-  // request read from the return path -> page handed to the channel's socket
+  // request read -> page in QEMU's memory, or handed to the channel's socket
   std::uint64_t fault_p50_us = 0;
   std::uint64_t fault_p99_us = 0;
   std::uint64_t fault_max_us = 0;

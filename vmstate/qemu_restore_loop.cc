@@ -21,23 +21,38 @@ namespace pageferry {
 namespace {
 
 constexpr Nanoseconds kLookAgain = Milliseconds(5);  // while pages are missing
+// Nothing tells when QEMU has opened its userfaultfd; its devices wait for pages then.
+constexpr Nanoseconds kLookForMemory = std::chrono::microseconds(200);
+
+std::optional<UserfaultOutlet> outlet_into(const std::optional<QemuMemoryAccess>& memory,
+                                           const MemoryLayout& layout) {
+  if (!memory) return std::nullopt;
+  return UserfaultOutlet(layout, memory->block_addresses());
+}
 
 }  // namespace
 
 QemuRestoreLoop::QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader return_path,
                                  PageSupply& supply, const MemoryLayout& layout, SentMap sent,
-                                 PageInOptions options)
+                                 PageInOptions options, std::optional<QemuMemoryAccess> memory)
     : supply_(&supply),
       channels_(std::move(channels)),
       return_path_(std::move(return_path)),
-      page_in_(supply, layout, std::move(sent), channels_, clock_, options) {}
+      memory_(std::move(memory)),
+      memory_outlet_(outlet_into(memory_, layout)),
+      page_in_(supply, layout, std::move(sent),
+               memory_outlet_ ? static_cast<PageOutlet&>(*memory_outlet_) : channels_, clock_,
+               options) {}
 
 Result<std::unique_ptr<QemuRestoreLoop>> QemuRestoreLoop::make(
     QemuPageChannels channels, QemuReturnPathReader return_path, PageSupply& supply,
-    const MemoryLayout& layout, SentMap sent, PageInOptions options) {
-  options.channels = channels.count();
-  std::unique_ptr<QemuRestoreLoop> loop(new QemuRestoreLoop(
-      std::move(channels), std::move(return_path), supply, layout, std::move(sent), options));
+    const MemoryLayout& layout, SentMap sent, PageInOptions options,
+    std::optional<QemuMemoryAccess> memory) {
+  // Into memory nothing queues behind another.
+  options.channels = memory ? ChannelCount::two : channels.count();
+  std::unique_ptr<QemuRestoreLoop> loop(
+      new QemuRestoreLoop(std::move(channels), std::move(return_path), supply, layout,
+                          std::move(sent), options, std::move(memory)));
   PF_TRY(loop->open_epoll());
   return loop;
 }
@@ -54,13 +69,33 @@ Result<void> QemuRestoreLoop::open_epoll() {
   if (!stop_.valid() || !wake_.valid()) return syscall_error("eventfd", "restore loop");
   for (const int fd : {channels_.main_fd(), channels_.urgent_fd(), supply_->ready_fd(), stop_.get(),
                        wake_.get()}) {
-    if (fd < 0) continue;
-    epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-      return syscall_error("epoll_ctl", "restore loop");
-    }
+    PF_TRY(watch_input(fd));
   }
   return channels_.begin_pages();
+}
+
+Result<void> QemuRestoreLoop::watch_input(int fd) {
+  if (fd < 0) return {};
+  epoll_event event{.events = EPOLLIN, .data = {.fd = fd}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+    return syscall_error("epoll_ctl", "restore loop");
+  }
+  return {};
+}
+
+// QEMU opens its userfaultfd when it reads LISTEN, at the head of the package with the devices.
+Result<void> QemuRestoreLoop::open_memory() {
+  if (!memory_ || memory_outlet_->is_open()) return {};
+  auto userfault = memory_->userfault();
+  const auto opened = userfault ? memory_outlet_->open(std::move(*userfault))
+                                : Result<void>(tl::make_unexpected(userfault.error()));
+  if (!opened) {
+    const Errc code = opened.error().code;
+    const bool early = code == Errc::not_found || code == Errc::busy;
+    if (early && !loaded_) return {};
+    return opened;
+  }
+  return watch_input(memory_outlet_->fd());
 }
 
 void QemuRestoreLoop::start() {
@@ -108,6 +143,7 @@ void QemuRestoreLoop::choose_pace() {
 
 Result<QemuRestoreLoop::Turn> QemuRestoreLoop::turn() {
   choose_pace();
+  PF_TRY(open_memory());
   PF_TRY(read_requests());
   if (shut_) return Turn::end;
   PF_TRY(send());
@@ -120,14 +156,20 @@ Result<QemuRestoreLoop::Turn> QemuRestoreLoop::turn() {
 }
 
 Result<void> QemuRestoreLoop::read_requests() {
-  if (closed_) return {};
+  if (memory_outlet_) {
+    std::vector<PageRun> faults;
+    PF_TRY(memory_outlet_->read_faults(faults));
+    for (const PageRun& fault : faults) page_in_.request(fault);
+  }
   std::vector<qemu_stream::ReturnPathMessage> messages;
   PF_ASSIGN(const auto state, return_path_.read_available(messages));
   for (const qemu_stream::ReturnPathMessage& message : messages) {
     if (const auto* request = std::get_if<qemu_stream::PageRequest>(&message)) {
       page_in_.request(request->run);
     } else if (const auto* pong = std::get_if<qemu_stream::Pong>(&message)) {
-      if (pong->value == kDevicesLoadedPing) publish(Event::devices_loaded);
+      if (pong->value != kDevicesLoadedPing) continue;
+      loaded_ = true;
+      publish(Event::devices_loaded);
     } else if (const auto* shut = std::get_if<qemu_stream::Shut>(&message)) {
       if (shut->status != 0 || !page_in_.complete()) {
         return fail(
@@ -170,6 +212,7 @@ Result<void> QemuRestoreLoop::watch(int fd, bool& watched_for_room, bool full) {
 // How long to sleep while pages are missing; less than a second.
 Nanoseconds QemuRestoreLoop::wait_limit() const {
   const Nanoseconds now = clock_.now();
+  if (memory_outlet_ && !memory_outlet_->is_open()) return kLookForMemory;
   if (page_in_.wants_step()) return Nanoseconds(0);
   // A channel that was full for the last step and has room by now is watched by nobody: without another look the restore would
   // wait for ever (seen in the 8th and the 18th of many moves in a row).
@@ -182,7 +225,7 @@ Result<void> QemuRestoreLoop::wait_for_event() {
   PF_TRY(watch(channels_.main_fd(), main_watched_, channels_.main_full()));
   PF_TRY(watch(channels_.urgent_fd(), urgent_watched_, channels_.urgent_full()));
   const timespec limit{.tv_sec = 0, .tv_nsec = wait_limit().count()};
-  std::array<epoll_event, 5> events;
+  std::array<epoll_event, 6> events;
   const int count = ::epoll_pwait2(epoll_.get(), events.data(), static_cast<int>(events.size()),
                                    ended_pages_ ? nullptr : &limit, nullptr);
   if (count < 0 && errno != EINTR) return syscall_error("epoll_pwait2", "restore loop");

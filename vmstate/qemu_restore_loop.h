@@ -2,6 +2,9 @@
 // every page is there. It alone touches the PageSupply, the channels and the page state; it waits
 // in one epoll for the return path, finished reads, room in the channels, and stop.
 //
+// Pages travel in the channels or, with a QemuMemoryAccess, go straight into QEMU's memory: then the
+// userfaultfd is one more thing to wait for, and the channels carry only the end.
+//
 // Thread rule: construct, start() and destroy on one thread; wait(), request_stop() and the
 // counters from any. Lifetime: supply and layout outlive it; owns the channels. Destroying it stops
 // the thread and closes them: the destination then waits in postcopy-paused, its guest blocked
@@ -19,9 +22,11 @@
 #include "pager/page_in.h"
 #include "pager/page_supply.h"
 #include "pager/sent_map.h"
+#include "pager/userfault_outlet.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
+#include "vmstate/qemu_memory_access.h"
 #include "vmstate/qemu_page_channels.h"
 #include "vmstate/qemu_return_path_reader.h"
 
@@ -40,7 +45,8 @@ class QemuRestoreLoop {
                                                        QemuReturnPathReader return_path,
                                                        PageSupply& supply,
                                                        const MemoryLayout& layout, SentMap sent,
-                                                       PageInOptions options);
+                                                       PageInOptions options,
+                                                       std::optional<QemuMemoryAccess> memory);
   ~QemuRestoreLoop();
   QemuRestoreLoop(const QemuRestoreLoop&) = delete;
   QemuRestoreLoop& operator=(const QemuRestoreLoop&) = delete;
@@ -67,9 +73,12 @@ class QemuRestoreLoop {
 
  private:
   QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader return_path, PageSupply& supply,
-                  const MemoryLayout& layout, SentMap sent, PageInOptions options);
+                  const MemoryLayout& layout, SentMap sent, PageInOptions options,
+                  std::optional<QemuMemoryAccess> memory);
   enum class Turn : std::uint8_t { go_on, end };
   Result<void> open_epoll();
+  Result<void> watch_input(int fd);
+  Result<void> open_memory();
   void run();
   Result<Turn> turn();
   Result<void> read_requests();
@@ -89,6 +98,8 @@ class QemuRestoreLoop {
   PageSupply* supply_;
   QemuPageChannels channels_;
   QemuReturnPathReader return_path_;
+  std::optional<QemuMemoryAccess> memory_;
+  std::optional<UserfaultOutlet> memory_outlet_;  // where memory_ is
   PageIn page_in_;
 
   UniqueFd epoll_;
@@ -97,9 +108,9 @@ class QemuRestoreLoop {
   bool main_watched_ = false;  // for room
   bool urgent_watched_ = false;
   bool ended_pages_ = false;
-  bool closed_ = false;
   bool shut_ = false;
   bool failure_published_ = false;
+  bool loaded_ = false;  // devices_loaded was published
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

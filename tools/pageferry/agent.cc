@@ -14,6 +14,7 @@
 #include "tools/pageferry/control_server.h"
 #include "tools/pageferry/destination_migration.h"
 #include "tools/pageferry/host_forward_message.h"
+#include "tools/pageferry/option_names.h"
 #include "transport/message_channel.h"
 #include "transport/os/thread_priority.h"
 #include "transport/vm_lock.h"
@@ -78,10 +79,13 @@ Result<void> Agent::wait_for_prepare() {
     options_.name = message->at("name");
     attempt_ = message->at("attempt");
     source_epoch_ = Epoch{message->at("epoch").get<std::uint32_t>()};
-    const std::string order = message->at("prefetch");
-    options_.order = order == "none"     ? PrefetchOrder::none
-                     : order == "linear" ? PrefetchOrder::linear
-                                         : PrefetchOrder::hot;
+    const auto order = find_named(kPrefetchOrderNames, message->at("prefetch").get<std::string>());
+    const auto placement = find_named(kPlacementNames, message->at("placement").get<std::string>());
+    if (!order || !placement) {
+      return fail(Errc::invalid, "message 'prepare': unknown prefetch order or placement");
+    }
+    options_.order = *order;
+    options_.placement = *placement;
     options_.keep = message->at("keep").get<bool>() ? KeepImage::yes : KeepImage::no;
     options_.incoming_command = message->at("incoming-command");
   } catch (const nlohmann::json::exception& error) {

@@ -104,6 +104,7 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
   }
   RestoreOptions restore;
   restore.order = options_.order;
+  restore.placement = options_.placement;
   restore.channel_socket_path = run_directory_ + "/pages.sock";
   PF_ASSIGN(restore_, QemuRestore::create(*vmm_.qmp, restore));
   PF_TRY(restore_->prepare(state_, Deadline::after(clock_, kLoadBound)));

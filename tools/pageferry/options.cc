@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <map>
 
+#include "tools/pageferry/option_names.h"
+
 namespace pageferry {
 namespace {
 
@@ -39,6 +41,7 @@ struct RawOptions {
   bool undefine_source = false;
   bool dry_run = false;
   std::string prefetch = "hot";
+  std::string placement = "auto";
   bool keep = false;
   std::string incoming_command;
   std::string file;
@@ -95,6 +98,9 @@ void add_source(CLI::App& app, RawOptions& raw) {
 void add_destination(CLI::App& app, RawOptions& raw) {
   app.add_option("--prefetch", raw.prefetch, "order: none, linear or hot")
       ->check(CLI::IsMember({"none", "linear", "hot"}));
+  app.add_option("--placement", raw.placement,
+                 "how pages get into QEMU's memory: auto, direct (its userfaultfd) or stream")
+      ->check(CLI::IsMember({"auto", "direct", "stream"}));
   app.add_flag("--keep", raw.keep, "keep the image after the guest is resident");
   app.add_option(
       "--incoming-command", raw.incoming_command,
@@ -165,10 +171,8 @@ Result<DestinationOptions> destination_of(const RawOptions& raw) {
   PF_TRY(check_name(raw.name));
   destination.store = raw.store;
   destination.name = raw.name;
-  static const std::map<std::string, PrefetchOrder> kOrders = {{"none", PrefetchOrder::none},
-                                                               {"linear", PrefetchOrder::linear},
-                                                               {"hot", PrefetchOrder::hot}};
-  destination.order = kOrders.at(raw.prefetch);
+  destination.order = find_named(kPrefetchOrderNames, raw.prefetch).value();
+  destination.placement = find_named(kPlacementNames, raw.placement).value();
   destination.keep = raw.keep ? KeepImage::yes : KeepImage::no;
   destination.incoming_command = raw.incoming_command;
   return destination;

@@ -50,6 +50,7 @@ struct DestinationOptions {
   std::string store;
   std::string name;
   PrefetchOrder order = PrefetchOrder::hot;
+  PagePlacement placement = PagePlacement::automatic;
   KeepImage keep = KeepImage::no;
   std::string incoming_command;  // empty: the source's own command line, rewritten
 };

@@ -9,6 +9,7 @@
 
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/blackout_guard.h"
+#include "tools/pageferry/option_names.h"
 #include "tools/pageferry/store_step.h"
 #include "transport/aio_file.h"
 #include "transport/os/thread_priority.h"
@@ -34,18 +35,6 @@ std::uint64_t tail_bytes_for(Milliseconds max_downtime, std::uint64_t guest_byte
   const std::uint64_t wanted = 2 * ms * kTailBandwidthGuessBytesPerS / kMsPerSecond;
   const std::uint64_t bound = std::min(kTailBytesMax, std::max(kTailBytesMin, guest_bytes / 8));
   return bytes_of_pages(pages_of_bytes(std::clamp(wanted, kTailBytesMin, bound)));
-}
-
-std::string_view order_name(PrefetchOrder order) {
-  switch (order) {
-    case PrefetchOrder::none:
-      return "none";
-    case PrefetchOrder::linear:
-      return "linear";
-    case PrefetchOrder::hot:
-      return "hot";
-  }
-  return "hot";
 }
 
 }  // namespace
@@ -218,7 +207,8 @@ Result<void> SourceMigration::start_destination() {
                       {"name", vm_.name},
                       {"attempt", attempt_->name},
                       {"epoch", raw(epoch_)},
-                      {"prefetch", order_name(wanted.order)},
+                      {"prefetch", name_of(kPrefetchOrderNames, wanted.order)},
+                      {"placement", name_of(kPlacementNames, wanted.placement)},
                       {"keep", wanted.keep == KeepImage::yes},
                       {"incoming-command", wanted.incoming_command}});
 }

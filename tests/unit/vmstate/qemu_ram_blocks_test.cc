@@ -26,14 +26,16 @@ TEST(QemuRamBlocks, ReadsTheTableOfQemu7) {
   const auto blocks = parse_ram_blocks(kQemu7);
   ASSERT_TRUE(blocks) << blocks.error().message;
   ASSERT_EQ(blocks->size(), 2U);
-  EXPECT_EQ((*blocks)[1], (QemuRamBlock{"/rom@etc/acpi/tables", 4096, 0x20000, 0x200000}));
+  EXPECT_EQ((*blocks)[1],
+            (QemuRamBlock{"/rom@etc/acpi/tables", 4096, 0x20000, 0x200000, std::nullopt}));
 }
 
 TEST(QemuRamBlocks, ReadsTheTableOfQemu10WithHugePages) {
   const auto blocks = parse_ram_blocks(kQemu10);
   ASSERT_TRUE(blocks) << blocks.error().message;
   ASSERT_EQ(blocks->size(), 2U);
-  EXPECT_EQ((*blocks)[0], (QemuRamBlock{"pc.ram", 2 << 20, 0x80000000, 0x80000000}));
+  EXPECT_EQ((*blocks)[0],
+            (QemuRamBlock{"pc.ram", 2 << 20, 0x80000000, 0x80000000, 0x7f5e33e00000}));
 }
 
 TEST(QemuRamBlocks, ReadsNamesWithBlanks) {

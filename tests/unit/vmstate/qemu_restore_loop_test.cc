@@ -51,7 +51,7 @@ struct Restore {
     }
     QemuReturnPathReader return_path(channels->main_fd(), layout);
     auto made = QemuRestoreLoop::make(std::move(*channels), std::move(return_path), supply, layout,
-                                      std::move(sent), {.order = order});
+                                      std::move(sent), {.order = order}, std::nullopt);
     ASSERT_TRUE(made) << made.error().message;
     loop = std::move(*made);
     loop->start();

@@ -1,0 +1,202 @@
+// What the ioctls answer, and what it means (seen on Linux 6.1 to 6.18; the manual page leaves some of it open):
+//
+//   0                          everything is placed, waiters are woken
+//   EAGAIN, `copy` > 0         that much is placed and woken; go on behind it to learn why
+//   EEXIST                     the first page is there; nobody was woken
+//   EAGAIN, `copy` == -EAGAIN  the address space is changing: nothing was placed, ask again
+//   ESRCH                      the VMM is gone
+#include "pager/userfault_outlet.h"
+
+#include <fmt/format.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace pageferry {
+namespace {
+
+constexpr std::size_t kFaultsPerRead = 16;
+
+// Registering what is registered already changes nothing. So it does not matter how far the VMM has come with it.
+Result<void> make_registered(const UniqueFd& userfault, const uffdio_range& range) {
+  uffdio_register request{.range = range, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  if (::ioctl(userfault.get(), UFFDIO_REGISTER, &request) == 0) return {};
+  const int error = errno;
+  auto reason = syscall_error("UFFDIO_REGISTER", fmt::format("{:#x}", range.start), error);
+  // EINVAL: before the VMM's UFFDIO_API, among others.
+  if (error == EINVAL) reason.value().code = Errc::busy;
+  return reason;
+}
+
+}  // namespace
+
+UserfaultOutlet::UserfaultOutlet(const MemoryLayout& layout,
+                                 std::vector<std::uint64_t> block_addresses)
+    : layout_(&layout), block_addresses_(std::move(block_addresses)) {
+  PF_CHECK(block_addresses_.size() == layout.blocks().size());
+}
+
+Result<void> UserfaultOutlet::open(UniqueFd userfault) {
+  PF_CHECK(userfault.valid() && !is_open());
+  for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
+    const uffdio_range range{.start = block_addresses_[i],
+                             .len = layout_->blocks()[i].length_bytes};
+    PF_TRY(make_registered(userfault, range));
+  }
+  userfault_ = std::move(userfault);
+  for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
+    PF_TRY(wake(block_addresses_[i], layout_->blocks()[i].length_bytes));
+  }
+  return {};
+}
+
+UserfaultOutlet::Target UserfaultOutlet::target_of(PageIndex page) const {
+  const std::size_t index = layout_->block_of(page);
+  const RamBlock& block = layout_->blocks()[index];
+  return {.address = block_addresses_[index] + bytes_of_pages(page - block.first_page),
+          .backing_page_bytes = block.backing_page_bytes};
+}
+
+Result<PageRun> UserfaultOutlet::page_at(std::uint64_t address) const {
+  for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
+    const RamBlock& block = layout_->blocks()[i];
+    if (address < block_addresses_[i] || address - block_addresses_[i] >= block.length_bytes)
+      continue;
+    return PageRun{.first = block.first_page + pages_of_bytes(address - block_addresses_[i]),
+                   .pages = 1};
+  }
+  return fail(Errc::invalid,
+              fmt::format("a page fault at {:#x}, which is in no RAM block", address));
+}
+
+Result<void> UserfaultOutlet::read_faults(std::vector<PageRun>& faults) {
+  if (!is_open()) return {};
+  std::array<uffd_msg, kFaultsPerRead> messages;
+  for (;;) {
+    const ssize_t got = ::read(fd(), messages.data(), sizeof messages);
+    if (got < 0 && errno == EINTR) continue;
+    // Another reader of the same descriptor may have been faster.
+    if (got < 0 && errno == EAGAIN) return {};
+    if (got < 0) return syscall_error("read", "userfaultfd");
+    const std::size_t count = static_cast<std::size_t>(got) / sizeof(uffd_msg);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
+      PF_ASSIGN(const PageRun page, page_at(messages[i].arg.pagefault.address));
+      faults.push_back(page);
+    }
+    if (count < messages.size()) return {};
+  }
+}
+
+Result<std::uint64_t> UserfaultOutlet::put_pages(PageChannel channel, PageRun run,
+                                                 std::span<const std::byte> bytes) {
+  if (!is_open()) return 0;
+  const Target target = target_of(run.first);
+  bytes = bytes.first(bytes_of_pages(run.pages));
+  if (target.backing_page_bytes == kPageSizeBytes) {
+    PF_TRY(copy(target.address, bytes, kPageSizeBytes));
+  } else {
+    PF_TRY(gather(channel, target, bytes, 0));
+  }
+  return run.pages;
+}
+
+Result<std::uint64_t> UserfaultOutlet::put_zeros(PageChannel channel, PageRun run) {
+  if (!is_open()) return 0;
+  const Target target = target_of(run.first);
+  if (target.backing_page_bytes == kPageSizeBytes) {
+    PF_TRY(place_zeros(target.address, bytes_of_pages(run.pages)));
+  } else {
+    PF_TRY(gather(channel, target, {}, bytes_of_pages(run.pages)));
+  }
+  return run.pages;
+}
+
+Result<void> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::byte> bytes,
+                                   std::uint64_t page_bytes) {
+  while (!bytes.empty()) {
+    uffdio_copy request{.dst = address,
+                        .src = reinterpret_cast<std::uintptr_t>(bytes.data()),
+                        .len = bytes.size(),
+                        .mode = 0,
+                        .copy = 0};
+    if (::ioctl(fd(), UFFDIO_COPY, &request) == 0) return {};
+    std::uint64_t done = 0;
+    if (request.copy > 0) {
+      done = static_cast<std::uint64_t>(request.copy);
+    } else {
+      PF_ASSIGN(const Next next, after_failure("UFFDIO_COPY", address, page_bytes, errno));
+      if (next == Next::skip_page) done = page_bytes;
+    }
+    address += done;
+    bytes = bytes.subspan(done);
+  }
+  return {};
+}
+
+Result<void> UserfaultOutlet::place_zeros(std::uint64_t address, std::uint64_t bytes) {
+  while (bytes > 0) {
+    uffdio_zeropage request{.range = {.start = address, .len = bytes}, .mode = 0, .zeropage = 0};
+    if (::ioctl(fd(), UFFDIO_ZEROPAGE, &request) == 0) return {};
+    std::uint64_t done = 0;
+    if (request.zeropage > 0) {
+      done = static_cast<std::uint64_t>(request.zeropage);
+    } else {
+      PF_ASSIGN(const Next next, after_failure("UFFDIO_ZEROPAGE", address, kPageSizeBytes, errno));
+      if (next == Next::skip_page) done = kPageSizeBytes;
+    }
+    address += done;
+    bytes -= done;
+  }
+  return {};
+}
+
+Result<UserfaultOutlet::Next> UserfaultOutlet::after_failure(std::string_view call,
+                                                             std::uint64_t address,
+                                                             std::uint64_t page_bytes, int error) {
+  if (error == EINTR) return Next::again;
+  if (error == EAGAIN) {
+    ::sched_yield();
+    return Next::again;
+  }
+  if (error == EEXIST) {
+    PF_TRY(wake(address, page_bytes));
+    return Next::skip_page;
+  }
+  return syscall_error(call, fmt::format("page at {:#x} of the VMM", address), error);
+}
+
+Result<void> UserfaultOutlet::wake(std::uint64_t address, std::uint64_t bytes) {
+  uffdio_range range{.start = address, .len = bytes};
+  if (::ioctl(fd(), UFFDIO_WAKE, &range) == 0) return {};
+  return syscall_error("UFFDIO_WAKE", fmt::format("{:#x}", address));
+}
+
+// Takes the next part of a backing page: `bytes`, or `zero_bytes` zeros. They come in order and without others in between
+// (PageIn, I4).
+Result<void> UserfaultOutlet::gather(PageChannel channel, Target target,
+                                     std::span<const std::byte> bytes, std::uint64_t zero_bytes) {
+  Gathering& gathering = gathering_[static_cast<std::size_t>(channel)];
+  if (gathering.memory.size() < target.backing_page_bytes) {
+    PF_ASSIGN(gathering.memory, AlignedMemory::map(target.backing_page_bytes));
+  }
+  const std::uint64_t offset = target.address % target.backing_page_bytes;
+  PF_CHECK(offset == gathering.bytes);
+  PF_CHECK(offset + bytes.size() + zero_bytes <= target.backing_page_bytes);
+  std::byte* const to = gathering.memory.data() + offset;
+  if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
+  std::memset(to + bytes.size(), 0, zero_bytes);
+  gathering.bytes += bytes.size() + zero_bytes;
+  if (gathering.bytes < target.backing_page_bytes) return {};
+  gathering.bytes = 0;
+  return copy(target.address - offset,
+              std::span(gathering.memory.data(), target.backing_page_bytes),
+              target.backing_page_bytes);
+}
+
+}  // namespace pageferry

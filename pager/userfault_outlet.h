@@ -1,0 +1,77 @@
+// UserfaultOutlet: pages go straight into a VMM's memory, through its userfaultfd (kernel document admin-guide/mm/userfaultfd;
+// ioctl_userfaultfd(2)). One copy, from our buffer into the guest's page, by the kernel, which wakes whoever waits for it; a
+// page is there as a whole or not at all.
+//
+//   vCPU touches a missing page --> kernel --> userfaultfd --> read_faults() --> PageIn --> put_pages() --> UFFDIO_COPY
+//
+// A page that is there already is left as it is, because the guest may have written to it since (EEXIST; a pager before us
+// brought it): whoever waits for it is woken. Backing pages larger than a page (hugetlb) are gathered and go in whole.
+//
+// Thread rule: one thread, the restore loop's. Lifetime: layout outlives it. Closing is safe as long as the VMM holds its own
+// descriptor: its guest then waits; the last one to close would turn missing pages into zeros.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "pager/memory_layout.h"
+#include "pager/page.h"
+#include "pager/page_outlet.h"
+#include "transport/io_buffer.h"
+#include "transport/os/error.h"
+#include "transport/os/fd.h"
+
+namespace pageferry {
+
+class UserfaultOutlet final : public PageOutlet {
+ public:
+  // `block_addresses`: where each block of the layout begins in the VMM's address space, aligned to its backing pages.
+  UserfaultOutlet(const MemoryLayout& layout, std::vector<std::uint64_t> block_addresses);
+
+  // Until it has a descriptor it takes nothing. The descriptor must not block; every block is registered for missing pages with
+  // it, if the VMM has not done so yet. Whoever waits already, for a pager that is gone, asks again. Errors: busy (the VMM has
+  // not finished opening it: again later, with another duplicate), gone, io.
+  Result<void> open(UniqueFd userfault);
+  bool is_open() const { return userfault_.valid(); }
+  // To be watched for input; -1 before open().
+  int fd() const { return userfault_.get(); }
+
+  // Appends the pages that somebody began to wait for. Never blocks. Errors: invalid (a fault outside the layout), gone, io.
+  Result<void> read_faults(std::vector<PageRun>& faults);
+
+  // Errors: gone (the VMM ended), no_space (hugetlb or a memory file is full), io.
+  Result<std::uint64_t> put_pages(PageChannel channel, PageRun run,
+                                  std::span<const std::byte> bytes) override;
+  Result<std::uint64_t> put_zeros(PageChannel channel, PageRun run) override;
+
+ private:
+  // A backing page on its way: its first `bytes` are in `memory`.
+  struct Gathering {
+    AlignedMemory memory;
+    std::uint64_t bytes = 0;
+  };
+  struct Target {
+    std::uint64_t address = 0;
+    std::uint64_t backing_page_bytes = kPageSizeBytes;
+  };
+  Target target_of(PageIndex page) const;
+  Result<PageRun> page_at(std::uint64_t address) const;
+  Result<void> copy(std::uint64_t address, std::span<const std::byte> bytes,
+                    std::uint64_t page_bytes);
+  Result<void> place_zeros(std::uint64_t address, std::uint64_t bytes);
+  enum class Next : std::uint8_t { again, skip_page };
+  Result<Next> after_failure(std::string_view call, std::uint64_t address, std::uint64_t page_bytes,
+                             int error);
+  Result<void> wake(std::uint64_t address, std::uint64_t bytes);
+  Result<void> gather(PageChannel channel, Target target, std::span<const std::byte> bytes,
+                      std::uint64_t zero_bytes);
+
+  const MemoryLayout* layout_;
+  std::vector<std::uint64_t> block_addresses_;
+  UniqueFd userfault_;
+  std::array<Gathering, 2> gathering_;  // by channel
+};
+
+}  // namespace pageferry

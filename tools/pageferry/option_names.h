@@ -1,0 +1,44 @@
+// The words for choices, as they stand on the command line and in the messages to an agent.
+//
+// Thread rule: pure functions.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "pager/prefetch_order.h"
+#include "vmstate/qemu_restore.h"
+
+namespace pageferry {
+
+inline constexpr std::array<std::pair<std::string_view, PrefetchOrder>, 3> kPrefetchOrderNames{
+    {{"none", PrefetchOrder::none},
+     {"linear", PrefetchOrder::linear},
+     {"hot", PrefetchOrder::hot}}};
+inline constexpr std::array<std::pair<std::string_view, PagePlacement>, 3> kPlacementNames{
+    {{"auto", PagePlacement::automatic},
+     {"direct", PagePlacement::direct},
+     {"stream", PagePlacement::stream}}};
+
+// Precondition: the table has the value.
+template <typename Names, typename Value>
+constexpr std::string_view name_of(const Names& names, Value value) {
+  for (const auto& [name, named] : names) {
+    if (named == value) return name;
+  }
+  return {};
+}
+
+// nullopt when the table has no such word.
+template <typename Names>
+constexpr auto find_named(const Names& names, std::string_view word)
+    -> std::optional<typename Names::value_type::second_type> {
+  for (const auto& [name, named] : names) {
+    if (name == word) return named;
+  }
+  return std::nullopt;
+}
+
+}  // namespace pageferry
