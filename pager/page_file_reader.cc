@@ -51,13 +51,16 @@ Result<std::unique_ptr<PageFileReader>> PageFileReader::open(std::unique_ptr<Sto
                                                              const PageFileReaderOptions& options,
                                                              const Clock& clock,
                                                              const WaitBounds& bounds,
-                                                             PageMapPreload preload) {
+                                                             PageReadPreparation prepared) {
   PF_TRY(check_options(options, file->queue_depth()));
   PF_ASSIGN(PageFileImage image,
-            PageFileImage::load(*file, options.map_bytes_max, bounds, std::move(preload)));
+            PageFileImage::load(*file, options.map_bytes_max, bounds, std::move(prepared.map)));
   std::unique_ptr<PageFileReader> reader(
       new PageFileReader(std::move(file), std::move(image), options, clock));
-  PF_TRY(reader->set_up());
+  if (!prepared.memory.demand) {
+    PF_ASSIGN(prepared.memory, PageReadMemory::make(options));
+  }
+  PF_TRY(reader->set_up(std::move(prepared.memory)));
   return reader;
 }
 
@@ -65,10 +68,10 @@ PageFileReader::PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage 
                                const PageFileReaderOptions& options, const Clock& clock)
     : options_(options), clock_(clock), image_(std::move(image)), file_(std::move(file)) {}
 
-Result<void> PageFileReader::set_up() {
-  PF_ASSIGN(demand_pool_, IoBufferPool::make(options_.read_bytes_max, options_.demand_slots));
-  PF_ASSIGN(prefetch_pool_, IoBufferPool::make(options_.read_bytes_max, options_.prefetch_slots));
-  tail_ = TailCache::make(image_.header, image_.record, options_.tail_cache_bytes_max);
+Result<void> PageFileReader::set_up(PageReadMemory memory) {
+  demand_pool_ = std::move(memory.demand);
+  prefetch_pool_ = std::move(memory.prefetch);
+  tail_ = TailCache::make(image_.header, image_.record, std::move(memory.tail));
   tail_.start_reads(*file_);
   timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   if (!timer_.valid()) return syscall_error("timerfd_create", file_->name());

@@ -20,6 +20,8 @@
 #include <vector>
 
 #include "pager/page_file_image.h"
+#include "pager/page_map_preload.h"
+#include "pager/page_read_memory.h"
 #include "pager/page_supply.h"
 #include "pager/tail_cache.h"
 #include "transport/io_buffer.h"
@@ -50,6 +52,12 @@ struct PageFileReaderStats {
   std::uint64_t from_tail_cache = 0;  // reads that needed none
 };
 
+// What can be done before the file is committed.
+struct PageReadPreparation {
+  PageMapPreload map{};
+  PageReadMemory memory{};  // empty: made when the file is opened
+};
+
 class PageFileReader final : public PageSupply {
  public:
   // `file`: queue_depth of at least demand_slots + prefetch_slots. Loads the image
@@ -57,7 +65,7 @@ class PageFileReader final : public PageSupply {
   static Result<std::unique_ptr<PageFileReader>> open(std::unique_ptr<StorageFile> file,
                                                       const PageFileReaderOptions& options,
                                                       const Clock& clock, const WaitBounds& bounds,
-                                                      PageMapPreload preload = {});
+                                                      PageReadPreparation prepared = {});
   ~PageFileReader() override;
 
   const CommitRecord& record() const { return image_.record; }
@@ -89,7 +97,7 @@ class PageFileReader final : public PageSupply {
 
   PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image,
                  const PageFileReaderOptions& options, const Clock& clock);
-  Result<void> set_up();
+  Result<void> set_up(PageReadMemory memory);
   bool answer_from_tail(PageRun run, ReadClass read_class);
   Result<void> submit(std::uint64_t ticket, Read& read);
   Result<void> check_pages(PageRun run, std::span<const std::byte> bytes, unsigned attempts) const;

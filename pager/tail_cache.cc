@@ -12,16 +12,14 @@ constexpr unsigned kReadsInFlight = 2;  // a demand read waits for no more than 
 }  // namespace
 
 TailCache TailCache::make(const PageFileHeader& header, const CommitRecord& record,
-                          std::uint64_t bytes_max) {
+                          AlignedMemory memory) {
   TailCache cache;
   if (record.tail_pages == 0) return cache;
   // The tail ends where the index begins, or at the slots when it was too small for both.
   const std::uint64_t end = std::min(header.slots_offset, record.map_checksums_offset);
-  const std::uint64_t bytes = std::min(end - header.tail_offset, bytes_max);
+  const std::uint64_t bytes = std::min<std::uint64_t>(end - header.tail_offset, memory.size());
   if (bytes == 0) return cache;
-  auto memory = AlignedMemory::map(bytes);
-  if (!memory) return cache;
-  cache.memory_ = std::move(*memory);
+  cache.memory_ = std::move(memory);
   cache.offset_ = header.tail_offset;
   cache.bytes_ = bytes;
   cache.pieces_.resize((bytes + kPieceBytes - 1) / kPieceBytes);

@@ -24,10 +24,9 @@ class TailCache {
   static constexpr std::uint64_t kTagBit = std::uint64_t{1} << 63;
 
   TailCache() = default;
-  // Of the first bytes_max bytes of the file's tail. Without memory, or for a file without a tail, an empty one: a cache is
-  // no reason to fail.
+  // Of as much of the file's tail, from its beginning, as `memory` holds. Empty for a file without a tail.
   static TailCache make(const PageFileHeader& header, const CommitRecord& record,
-                        std::uint64_t bytes_max);
+                        AlignedMemory memory);
   TailCache(TailCache&&) = default;
   TailCache& operator=(TailCache&&) = default;
   ~TailCache();

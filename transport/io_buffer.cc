@@ -37,6 +37,12 @@ AlignedMemory& AlignedMemory::operator=(AlignedMemory&& other) noexcept {
   return *this;
 }
 
+void AlignedMemory::populate() {
+  for (std::size_t offset = 0; offset < bytes_; offset += kIoAlignmentBytes) {
+    data_[offset] = std::byte{0};
+  }
+}
+
 AlignedMemory::~AlignedMemory() {
   if (data_ != nullptr) ::munmap(data_, bytes_);
 }
@@ -93,9 +99,7 @@ void IoBufferPool::give_back(std::span<std::byte> bytes) {
 }
 
 void IoBufferPool::populate() {
-  for (std::size_t offset = 0; offset < memory_.size(); offset += kIoAlignmentBytes) {
-    memory_.data()[offset] = std::byte{0};
-  }
+  memory_.populate();
 }
 
 void IoBufferPool::abandon() {

@@ -39,6 +39,8 @@ class AlignedMemory {
 
   std::byte* data() const { return data_; }
   std::size_t size() const { return bytes_; }
+  // Touches every page, so that nobody waits for it later.
+  void populate();
   // Forgets the mapping without unmapping it: for memory that a hung device may still touch.
   void abandon() { data_ = nullptr; }
 

@@ -145,12 +145,12 @@ Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clo
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
                                                            const std::vector<StorageFault>& faults,
                                                            const Clock& clock,
-                                                           PageMapPreload preload) {
+                                                           PageReadPreparation prepared) {
   PF_ASSIGN(std::unique_ptr<StorageFile> file, open_pages_to_read(attempt, faults, clock));
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kOpenBound);
   return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds,
-                              std::move(preload));
+                              std::move(prepared));
 }
 
 Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,

@@ -52,7 +52,7 @@ Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clo
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
                                                            const std::vector<StorageFault>& faults,
                                                            const Clock& clock,
-                                                           PageMapPreload preload);
+                                                           PageReadPreparation prepared);
 // Reads every stored page of a committed page file back and proves it. corrupt: names the first bad
 // page. Errors of the bounds as in storage_wait.h.
 Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,

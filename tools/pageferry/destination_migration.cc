@@ -108,6 +108,7 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
   restore.channel_socket_path = run_directory_ + "/pages.sock";
   PF_ASSIGN(restore_, QemuRestore::create(*vmm_.qmp, restore));
   PF_TRY(restore_->prepare(state_, Deadline::after(clock_, kLoadBound)));
+  PF_ASSIGN(prepared_reading_.memory, PageReadMemory::make_populated(PageFileReaderOptions{}));
   return common_.fail_points.hit("destination.prepared");
 }
 
@@ -126,7 +127,7 @@ bool DestinationMigration::preload() {
     if (!opened) return false;
     unfinished_pages_ = std::move(*opened);
   }
-  const auto read = preload_map(*unfinished_pages_, clock_, preload_);
+  const auto read = preload_map(*unfinished_pages_, clock_, prepared_reading_.map);
   if (!read) unfinished_pages_.reset();
   return read && *read == PageMapPreload::Progress::more;
 }
@@ -138,8 +139,8 @@ Result<void> DestinationMigration::open_image() {
     return fail(Errc::corrupt,
                 fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
   }
-  PF_ASSIGN(reader_,
-            open_attempt_pages(*attempt_, common_.store_faults, clock_, std::move(preload_)));
+  PF_ASSIGN(reader_, open_attempt_pages(*attempt_, common_.store_faults, clock_,
+                                        std::move(prepared_reading_)));
   split_["open-image"] = to_ms(clock_.now() - started);
   return {};
 }

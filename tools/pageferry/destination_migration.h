@@ -110,7 +110,7 @@ class DestinationMigration {
   RunningQemu vmm_;
   nlohmann::json machine_;
   std::unique_ptr<StorageFile> unfinished_pages_;
-  PageMapPreload preload_;
+  PageReadPreparation prepared_reading_;
   std::unique_ptr<PageFileReader> reader_;
   std::unique_ptr<QemuRestore> restore_;
   Epoch epoch_{0};

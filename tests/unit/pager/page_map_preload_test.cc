@@ -36,7 +36,7 @@ class PageMapPreloadTest : public ::testing::Test {
   std::unique_ptr<PageFileReader> open() {
     auto reader =
         PageFileReader::open(std::make_unique<MemoryStorage>(disk_), small_reader_options(),
-                             real_clock(), {}, std::move(preload_));
+                             real_clock(), {}, {.map = std::move(preload_)});
     EXPECT_TRUE(reader) << reader.error().message;
     return reader ? std::move(*reader) : nullptr;
   }

@@ -1,0 +1,25 @@
+#include "pager/page_read_memory.h"
+
+#include "pager/page_file_reader.h"
+
+namespace pageferry {
+
+Result<PageReadMemory> PageReadMemory::make(const PageFileReaderOptions& options) {
+  PageReadMemory memory;
+  PF_ASSIGN(memory.demand, IoBufferPool::make(options.read_bytes_max, options.demand_slots));
+  PF_ASSIGN(memory.prefetch, IoBufferPool::make(options.read_bytes_max, options.prefetch_slots));
+  if (options.tail_cache_bytes_max > 0) {
+    PF_ASSIGN(memory.tail, AlignedMemory::map(options.tail_cache_bytes_max));
+  }
+  return memory;
+}
+
+Result<PageReadMemory> PageReadMemory::make_populated(const PageFileReaderOptions& options) {
+  PF_ASSIGN(PageReadMemory memory, make(options));
+  memory.demand->populate();
+  memory.prefetch->populate();
+  memory.tail.populate();
+  return memory;
+}
+
+}  // namespace pageferry
