@@ -1,11 +1,13 @@
 // Networks. What the guest sees (the card, its MAC address) stays; what the host gives it must not
 // be used by two QEMUs.
 //
-//   user            as it is, without host forwards: a port can be bound once. They are put back
-//   when the source has ended. tap, bridge     a new interface from the host's script; one with a
-//   name of its own is refused on the same host listening       unix: a new socket in the run
-//   directory; ports are refused on the same host, since the peer must find them connecting      as
-//   it is
+//   user         as it is, without host forwards: a port can be bound once. They are put back when
+//                the source has ended.
+//   tap, bridge  a new interface from the host's script; one with a name of its own is refused on
+//                the same host
+//   listening    unix: a new socket in the run directory; ports are refused on the same host, since
+//                the peer must find them
+//   connecting   as it is
 #include <fmt/format.h>
 
 #include "vmstate/qemu_rewrite.h"

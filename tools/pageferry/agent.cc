@@ -2,7 +2,8 @@
 // release is on the store, and then needs nobody. The source's messages are hints; before it
 // claims, it reads the records itself.
 //
-//   in:  prepare, preload, committed, released, cancel  out:  prepared, running, progress, resident, failed
+//   in:   prepare, preload, committed, released, cancel, source-ended
+//   out:  prepared, running, progress, resident, failed, warning
 //
 // When the channel closes before the release: if the store holds a release of our image, go on;
 // else end, nothing was touched.

@@ -1,6 +1,6 @@
 // The order inside take_over() is the point of this file: what can fail is done before the claim,
 // except that QEMU up to 7.2 takes the disk locks when it loads the package, so that there the
-// claim comes first (DESIGN, rule 7 and "QEMU, destination").
+// claim comes first (docs/ownership-protocol.md, rule 7).
 #include "tools/pageferry/destination_migration.h"
 
 #include <fmt/format.h>
