@@ -122,7 +122,7 @@ bool DestinationMigration::claims_before_load() const {
 bool DestinationMigration::preload() {
   // What fails here is read again, and reported, when the image is opened.
   if (!unfinished_pages_) {
-    auto opened = open_unfinished_pages(*attempt_);
+    auto opened = open_pages_to_read(*attempt_);
     if (!opened) return false;
     unfinished_pages_ = std::move(*opened);
   }
