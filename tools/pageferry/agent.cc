@@ -120,34 +120,28 @@ Result<std::optional<GuestState>> Agent::look_for_release() {
   return std::optional<GuestState>(std::move(state));
 }
 
+// nullopt: the migration was given up.
 Result<std::optional<GuestState>> Agent::wait_for_release() {
   bool preloading = false;
   while (true) {
     // A step of preloading is short; a message goes first.
-    auto message =
-        channel_.receive(Deadline::after(clock_, preloading ? Nanoseconds(0) : kStorePollInterval));
-    if (!message && message.error().code != Errc::gone) {
-      return tl::make_unexpected(std::move(message).error());
-    }
-    const bool channel_closed = !message;
-    if (!channel_closed && *message && (**message)["type"] == "cancel") {
-      return std::optional<GuestState>();
-    }
-    if (!channel_closed && *message && (**message)["type"] == "preload") {
+    const Nanoseconds patience = preloading ? Nanoseconds(0) : kStorePollInterval;
+    const auto message = channel_.receive(Deadline::after(clock_, patience));
+    if (!message && message.error().code == Errc::gone) return look_for_release();
+    if (!message) return tl::make_unexpected(message.error());
+    const std::string type = *message ? (**message)["type"].get<std::string>() : "";
+    if (type == "cancel") return std::optional<GuestState>();
+    if (type == "preload") {
       preloading = true;
-      continue;
-    }
-    if (!channel_closed && *message && (**message)["type"] == "committed") {
+    } else if (type == "committed") {
       preloading = false;
       PF_TRY(migration_->load_early());
-      continue;
-    }
-    if (preloading && message && !*message) {
+    } else if (!*message && preloading) {
       preloading = migration_->preload();
-      continue;
+    } else {
+      PF_ASSIGN(auto state, look_for_release());
+      if (state) return state;
     }
-    PF_ASSIGN(auto state, look_for_release());
-    if (state || channel_closed) return state;
   }
 }
 
