@@ -29,10 +29,6 @@ bool is_directory(const std::string& path) {
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
 }
 
-std::int64_t to_ms(Nanoseconds duration) {
-  return std::chrono::duration_cast<Milliseconds>(duration).count();
-}
-
 }  // namespace
 
 std::string image_stays_text(const Error& error) {

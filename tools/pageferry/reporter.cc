@@ -51,7 +51,7 @@ Reporter::Reporter(OutputStyle style, Verbosity verbosity, const Clock& clock)
       terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 std::int64_t Reporter::elapsed_ms() const {
-  return std::chrono::duration_cast<Milliseconds>(clock_.now() - started_).count();
+  return to_ms(clock_.now() - started_);
 }
 
 void Reporter::print_json(nlohmann::json object) {

@@ -20,6 +20,11 @@ namespace pageferry {
 enum class OutputStyle : std::uint8_t { human, json, quiet };
 enum class Verbosity : std::uint8_t { normal, verbose };
 
+// Durations are reported in whole milliseconds.
+inline std::int64_t to_ms(Nanoseconds duration) {
+  return std::chrono::duration_cast<Milliseconds>(duration).count();
+}
+
 class Reporter {
  public:
   Reporter(OutputStyle style, Verbosity verbosity, const Clock& clock);

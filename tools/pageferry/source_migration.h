@@ -80,6 +80,7 @@ class SourceMigration final : private CaptureObserver {
 
   Result<void> poll_destination();
   Result<void> check_machines();
+  void hint_preload();
   Result<std::string> request_abort();
   void add_source_figures();
   void add_destination_figures(const nlohmann::json& running);
@@ -112,12 +113,11 @@ class SourceMigration final : private CaptureObserver {
   std::unique_ptr<PageFileWriter> writer_;
   std::unique_ptr<QemuCapture> capture_;
   std::unique_ptr<DestinationLink> link_;
+  std::atomic<bool> abort_asked_{false};
   std::unique_ptr<ControlServer> control_;  // its thread uses what stands above: destroyed first
-  void hint_preload();
   bool destination_prepared_ = false;
   bool machines_compared_ = false;
   std::optional<Error> destination_error_;
-  std::atomic<bool> abort_asked_{false};
   bool timed_out_ = false;
   bool told_not_converging_ = false;
   nlohmann::json destination_machine_;
