@@ -19,7 +19,6 @@ constexpr std::string_view kOnePort = "its port is in use by the source until th
 
 Result<void> rewrite_user(const CommandLineOption& option, QemuOption& value, Rewrite& rewrite) {
   if (!value.erase("hostfwd")) return {};
-  rewrite.result().host_forwards_removed = true;
   rewrite.note(fmt::format("-{} {}: host forwards are added again when the source has ended",
                            option.name, value.get_or("id", "user")));
   return {};
