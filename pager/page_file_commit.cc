@@ -1,8 +1,8 @@
 // The end of a page file: what the map blocks on the store lack goes to the delta, behind the
-// checksums of all map blocks, then everything
-// is made durable, then the commit record is written and made durable. Only after that second sync
-// is the image valid, and a crash before it leaves a commit block of zeros, a torn one (checksum),
-// or a good one with everything it vouches for already durable (W4).
+// checksums of all map blocks, then everything is made durable, then the commit record is written
+// and made durable. Only after that second sync is the image valid, and a crash before it leaves a
+// commit block of zeros, a torn one (checksum), or a good one with everything it vouches for already
+// durable (W4).
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -30,19 +30,27 @@ Result<void> check_checksums(const PageFileImage& image, Bytes checksums) {
                   image.record.map_crc));
 }
 
+// What could not be judged before the commit record was there.
+Result<void> check_bounds(const PageFileImage& image, std::uint64_t number,
+                          const MapBlockFacts& facts) {
+  if (facts.version_max <= image.record.version_max &&
+      facts.location_end <= image.record.file_bytes / kFileBlockBytes) {
+    return {};
+  }
+  const ConstFileBlock block = image.map.block(number);
+  const std::uint64_t first = number * kMapEntriesPerBlock;
+  for (std::uint64_t i = 0; i < kMapEntriesPerBlock; ++i) {
+    PF_TRY(check_entry(image.header, image.record, PageIndex{first + i}, load_map_entry(block, i)));
+  }
+  return {};
+}
+
 // One map block as it was just read.
 Result<MapBlockFacts> check_map_block(const PageFileImage& image, Bytes checksums,
                                       std::uint64_t number) {
-  const ConstFileBlock block = image.map.block(number);
-  PF_ASSIGN(const MapBlockFacts facts, examine_map_block(image.header, number, block));
-  if (facts.version_max > image.record.version_max ||
-      facts.location_end > image.record.file_bytes / kFileBlockBytes) {
-    const std::uint64_t first = number * kMapEntriesPerBlock;
-    for (std::uint64_t i = 0; i < kMapEntriesPerBlock; ++i) {
-      PF_TRY(
-          check_entry(image.header, image.record, PageIndex{first + i}, load_map_entry(block, i)));
-    }
-  }
+  PF_ASSIGN(const MapBlockFacts facts,
+            examine_map_block(image.header, number, image.map.block(number)));
+  PF_TRY(check_bounds(image, number, facts));
   const std::uint32_t committed = committed_crc(checksums, number);
   if (facts.crc == committed) return facts;
   return page_file_corrupt(
@@ -89,13 +97,9 @@ Result<std::uint64_t> load_map(StorageFile& file, const WaitBounds& bounds, Page
   }));
   std::uint64_t stored = 0;
   for (std::uint64_t number = 0; number < facts.size(); ++number) {
-    const MapBlockFacts& block = facts[number];
-    // A preloaded block has met the commit record here for the first time.
-    if (block.version_max > image.record.version_max ||
-        block.location_end > image.record.file_bytes / kFileBlockBytes) {
-      PF_TRY(check_map_block(image, checksums, number));
-    }
-    stored += block.stored;
+    // A preloaded block meets the commit record here for the first time.
+    PF_TRY(check_bounds(image, number, facts[number]));
+    stored += facts[number].stored;
   }
   return stored;
 }

@@ -27,10 +27,9 @@ struct PageFileImage {
 
   // Reads and checks everything but the pages. `file` has nothing in flight; `preload` is what was
   // read of it before, or of another (then it is not used). What cannot be read, or does not fit,
-  // is read a second time. Errors, each one line
-  // that names the file: the format's (page_file_format.h), Errc::corrupt also for a file shorter
-  // than its commit record says, Errc::invalid for a map beyond map_bytes_max, Errc::timeout and
-  // Errc::canceled from the bounds.
+  // is read a second time. Errors, each one line that names the file: the format's
+  // (page_file_format.h), Errc::corrupt also for a file shorter than its commit record says,
+  // Errc::invalid for a map beyond map_bytes_max, Errc::timeout and Errc::canceled from the bounds.
   static Result<PageFileImage> load(StorageFile& file, std::uint64_t map_bytes_max,
                                     const WaitBounds& bounds, PageMapPreload preload = {});
 

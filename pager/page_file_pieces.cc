@@ -7,6 +7,7 @@
 namespace pageferry {
 namespace {
 
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 constexpr unsigned kReadsInFlight = 4;
 
 }  // namespace

@@ -15,11 +15,9 @@
 
 namespace pageferry {
 
-inline constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-
 struct FilePiece {
   std::uint64_t offset = 0;
-  std::span<std::byte> bytes;  // at most kPieceBytes
+  std::span<std::byte> bytes;
 };
 using PieceCheck = std::function<Result<void>(const FilePiece& piece)>;
 
@@ -34,7 +32,7 @@ Result<void> read_pieces(StorageFile& file, std::span<const FilePiece> pieces,
 Result<AlignedMemory> read_section(StorageFile& file, std::uint64_t offset, std::size_t bytes,
                                    const WaitBounds& bounds);
 
-// [offset, offset + bytes.size()) as pieces.
+// [offset, offset + bytes.size()) as pieces of at most 1 MiB.
 std::vector<FilePiece> pieces_of(std::uint64_t offset, std::span<std::byte> bytes);
 
 }  // namespace pageferry

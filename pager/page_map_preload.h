@@ -42,7 +42,8 @@ class PageMapPreload {
   enum class Progress : std::uint8_t { more, all_there_is };
   // One step: header and layout if they are not in hand, then at most 2 MiB of map blocks from the first one that is not
   // sound. all_there_is: the next one is not on the store yet, or none is left. `file`: has nothing in flight; may still be
-  // written by somebody else. Errors: as of PageFileImage::load; what was read stays.
+  // written by somebody else. Errors: as of PageFileImage::load; nothing is in hand after one, and the
+  // next step begins anew.
   Result<Progress> advance(StorageFile& file, std::uint64_t map_bytes_max,
                            const WaitBounds& bounds);
 

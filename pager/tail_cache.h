@@ -3,8 +3,8 @@
 // its pages are scattered over the guest: read in large pieces when the file is opened, it answers at once what would be a
 // thousand small reads.
 //
-// Thread rule: one thread. Lifetime: reads are in flight at the file until in_flight() is 0; the memory is leaked, not freed,
-// when it is destroyed before (a hung store may still write to it).
+// Thread rule: one thread. Lifetime: the memory is leaked, not freed, when it is destroyed before note_done() was told of each
+// read that it started (a hung store may still write to it).
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,6 @@ class TailCache {
   void start_reads(StorageFile& file);
   // A read with kTagBit in its tag has finished.
   void note_done(const IoDone& done);
-  unsigned in_flight() const { return in_flight_; }
 
   // The block will be here soon: its piece is on its way or will be read next.
   bool expects(std::uint64_t location) const;

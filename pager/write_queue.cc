@@ -9,11 +9,11 @@
 //
 // Invariants
 //   Q1: a write is in `writes_` from its submission to its completion, and no two in there overlap:
-//   stage() of a place that
-//       is not fresh first waits until nothing in flight or staged covers it. The scan is linear
-//       over the queue depth (128 comparisons), cheaper than any index at this size.
+//       stage() of a place that is not fresh first waits until nothing in flight or staged covers
+//       it. The scan is linear over the queue depth (128 comparisons), cheaper than any index at
+//       this size.
 //   Q2: failed_ is set once and never cleared. A completion that failed after it is ignored: the
-//   first cause is told.
+//       first cause is told.
 #include "pager/write_queue.h"
 
 #include <fmt/format.h>

@@ -4,8 +4,8 @@
 // guest, states that change by themselves), then one function per VMM state. Two words carry it:
 //
 //   open   owner.T has neither released.T, fenced.T nor ended.T: only T's own tool may act, and
-//   only on T's own VMM ours   the VMM that we look at is the one owner.T names, in this boot of
-//   this host
+//          only on T's own VMM
+//   ours   the VMM that we look at is the one owner.T names, in this boot of this host
 //
 // A host is not enough for "ours": after a move from one QEMU to another on the same host, both are
 // here.

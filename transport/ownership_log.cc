@@ -8,9 +8,8 @@
 //   there, our claimant id    written, whatever the error said
 //   there, another's          taken
 //   not there                 no answer. Certain only if the store refused in words (full,
-//   read-only, no permission) and
-//                             no earlier try is open; else the same link is tried again until it
-//                             succeeds or says EEXIST
+//                             read-only, no permission) and no earlier try is open; else the same
+//                             link is tried again until it succeeds or says EEXIST
 //
 // Each try has a temporary file of its own, because the sync of the last one may have failed: what
 // a failed fsync left is never trusted. Unlinking each temporary also keeps a link that still hangs

@@ -2,12 +2,12 @@
 // cannot.
 //
 // What is judged, and why:
-//   NFS soft, softerr      a request that timed out is reported as failed, yet the server may still
-//   apply it: neither a failed
-//                          write nor a failed link(2) would mean anything
-//   NFS nolock, local_lock QEMU's image locks then stop at this host
-//   tmpfs, ramfs           nothing survives this host
-//   barriers off           a sync that returned is no promise
+//   NFS soft, softerr       a request that timed out is reported as failed, yet the server may
+//                           still apply it: neither a failed write nor a failed link(2) would mean
+//                           anything
+//   NFS nolock, local_lock  QEMU's image locks then stop at this host
+//   tmpfs, ramfs            nothing survives this host
+//   barriers off            a sync that returned is no promise
 #include "transport/store_mount.h"
 
 #include <fcntl.h>

@@ -2,15 +2,17 @@
 //
 //   listening unix socket   a new socket of the same name in the run directory
 //   listening TCP socket    same host: a free port (query-chardev tells it); other host: as it is.
-//   Never waits for a client. connecting socket       as it is: the peer decides whether it takes a
-//   second connection file, logfile           the same file, appended to. The source writes to it
-//   while it runs, the destination afterwards: one log of
-//                           one guest. A new file would be lost with the run directory at the next
-//                           move, and without `append` QEMU would empty the log it finds.
-//   pipe                    new FIFOs of the same name in the run directory (two readers would
-//   steal each other's input) pty                     a new one, QEMU chooses stdio input from
-//   nowhere, output into QEMU's log; a monitor there is dropped host serial/parallel    refused on
-//   the same host: both would read it
+//                           Never waits for a client.
+//   connecting socket       as it is: the peer decides whether it takes a second connection
+//   file, logfile           the same file, appended to. The source writes to it while it runs, the
+//                           destination afterwards: one log of one guest. A new file would be lost
+//                           with the run directory at the next move, and without `append` QEMU would
+//                           empty the log it finds.
+//   pipe                    new FIFOs of the same name in the run directory (two readers would steal
+//                           each other's input)
+//   pty                     a new one, QEMU chooses
+//   stdio                   input from nowhere, output into QEMU's log; a monitor there is dropped
+//   host serial/parallel    refused on the same host: both would read it
 #include <fmt/format.h>
 
 #include <array>

@@ -40,8 +40,6 @@ struct DestinationCommand {
   // Shared memory files, outside the run directory: remove them once this QEMU has them open.
   std::vector<std::string> files_made;
   std::vector<std::string> notes;  // one line for each thing a user may miss at its old place
-  // user-mode network: put them back through QMP once the source has ended
-  bool host_forwards_removed = false;
 };
 
 // Errors: invalid, one line that names the option: something that cannot exist twice or cannot be

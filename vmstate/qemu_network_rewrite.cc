@@ -1,11 +1,13 @@
 // Networks. What the guest sees (the card, its MAC address) stays; what the host gives it must not
 // be used by two QEMUs.
 //
-//   user            as it is, without host forwards: a port can be bound once. They are put back
-//   when the source has ended. tap, bridge     a new interface from the host's script; one with a
-//   name of its own is refused on the same host listening       unix: a new socket in the run
-//   directory; ports are refused on the same host, since the peer must find them connecting      as
-//   it is
+//   user         as it is, without host forwards: a port can be bound once. They are put back when
+//                the source has ended.
+//   tap, bridge  a new interface from the host's script; one with a name of its own is refused on
+//                the same host
+//   listening    unix: a new socket in the run directory; ports are refused on the same host, since
+//                the peer must find them
+//   connecting   as it is
 #include <fmt/format.h>
 
 #include "vmstate/qemu_rewrite.h"
@@ -17,7 +19,6 @@ constexpr std::string_view kOnePort = "its port is in use by the source until th
 
 Result<void> rewrite_user(const CommandLineOption& option, QemuOption& value, Rewrite& rewrite) {
   if (!value.erase("hostfwd")) return {};
-  rewrite.result().host_forwards_removed = true;
   rewrite.note(fmt::format("-{} {}: host forwards are added again when the source has ended",
                            option.name, value.get_or("id", "user")));
   return {};

@@ -1,9 +1,7 @@
 // A line is read from its right end, since only the name may hold blanks:
 //
-//               Block Name    PSize              Offset               Used              Total HVA
-//               RO
-//                   pc.ram    4 KiB  0x0000000000000000 0x0000000080000000 0x0000000080000000
-//                   0x00007f5e33e00000  rw
+//   Block Name    PSize              Offset               Used              Total  HVA  RO
+//       pc.ram    4 KiB  0x0000000000000000 0x0000000080000000 0x0000000080000000  0x7f..  rw
 //
 // HVA and RO came with 8.2; whatever follows is ignored.
 #include "vmstate/qemu_ram_blocks.h"

@@ -90,28 +90,27 @@ class Running:
 
     def _read_errors(self):
         for line in self.process.stderr:
-            self._errors.append(line)
+            with self._condition:
+                self._errors.append(line)
+                self._condition.notify_all()
 
     def wait_object(self, where, timeout_s):
         """The first object, past ones included, that satisfies `where`."""
-        deadline = time.monotonic() + timeout_s
         with self._condition:
-            while True:
-                for _, value in self._objects:
-                    if where(value):
-                        return value
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError(f"not said within {timeout_s} s; last: {self._objects[-1:]}")
-                self._condition.wait(left)
+            said = self._condition.wait_for(
+                lambda: [value for _, value in self._objects if where(value)], timeout_s
+            )
+            if not said:
+                raise TimeoutError(f"not said within {timeout_s} s; last: {self._objects[-1:]}")
+            return said[0]
 
     def wait_stderr(self, text, timeout_s):
         """Until a line with that text was said on stderr; TimeoutError if none comes."""
-        deadline = time.monotonic() + timeout_s
-        while not any(text in line for line in list(self._errors)):
-            if time.monotonic() > deadline:
+        with self._condition:
+            if not self._condition.wait_for(
+                lambda: any(text in line for line in self._errors), timeout_s
+            ):
                 raise TimeoutError(f"{text!r} was not said within {timeout_s} s: {self._errors}")
-            time.sleep(0.01)
 
     def wait(self, timeout_s=300):
         try:
@@ -145,7 +144,12 @@ def start_migration(guest, store, *options, environment=None):
 
 def migrate(guest, store, *options, timeout_s=300):
     """A whole migration; on success the guest object knows its new QEMU."""
-    outcome = start_migration(guest, store, *options).wait(timeout_s)
+    return end_migration(guest, start_migration(guest, store, *options), timeout_s)
+
+
+def end_migration(guest, running, timeout_s=300):
+    """Waits for a migration that was started; on success the guest object knows its new QEMU."""
+    outcome = running.wait(timeout_s)
     if outcome.code == 0:
         guest.adopt(*outcome.destination)
     guest.reap()

@@ -64,7 +64,7 @@ class Observer final : public CaptureObserver {
   Nanoseconds hold_until_;
 };
 
-// The sinks know how to end.
+// Where the pages go. `file`: the same sink once more, where it is a page file that must be committed.
 struct Target {
   std::unique_ptr<PageSink> sink;
   PageFileWriter* file = nullptr;

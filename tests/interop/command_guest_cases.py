@@ -10,14 +10,14 @@ from pathlib import Path
 import machine
 import processes
 from command_rig import (
-    SMALL, Point, expect, expect_code, expect_moved, expect_nothing_left, poll,
+    LONG_FIRST_PASS, SMALL, expect_code, expect_moved, expect_nothing_left, poll,
 )
-from qmp import Qmp, QmpError
+from qmp import QmpError
+from statements import expect
 
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 UNPRIVILEGED_FAULTS = Path("/proc/sys/vm/unprivileged_userfaultfd")
 NOBODY = 65534
-LONG_FIRST_PASS = ("--bandwidth", "200")
 
 
 def paused(rig):
@@ -26,9 +26,7 @@ def paused(rig):
     pid = guest.pid
     with guest.watch() as monitor:
         monitor.command("stop")
-    point = Point(rig, "source.before-commit")
-    running = rig.start(guest, *point.options)
-    point.wait_reached()
+    running, point = rig.start_to("source.before-commit", guest)
     expect_code(rig.tool(guest, "abort", "--name", guest.uuid), 0)
     point.let_go()
     expect_code(running.wait(30), 4)
@@ -49,24 +47,22 @@ def paused(rig):
     expect_moved(rig, guest, pid)
 
 
-def _end_guest(guest):
-    """With -no-reboot a reset is a shutdown."""
+def _end_guest_in_pass1(rig, guest):
+    """The guest shuts down while its pages go out; how the migration ended."""
+    running, point = rig.start_to("source.pass1", guest, *LONG_FIRST_PASS)
     with guest.watch() as monitor:
         try:
-            monitor.command("system_reset")
+            monitor.command("system_reset")  # with -no-reboot a reset is a shutdown
         except QmpError:
             pass  # it may end before it answers
+    point.let_go()
+    return running.wait(30)
 
 
 def guest_ends(rig):
     """A guest that shuts down during the move ends it: with its QEMU gone the state is lost."""
     guest = rig.guest()
-    point = Point(rig, "source.pass1")
-    running = rig.start(guest, *point.options, *LONG_FIRST_PASS)
-    point.wait_reached()
-    _end_guest(guest)
-    point.let_go()
-    expect_code(running.wait(30), 8, "shut down")
+    expect_code(_end_guest_in_pass1(rig, guest), 8, "shut down")
     expect(not processes.qemus_of(guest.uuid), "no QEMU is left")
     expect_nothing_left(rig, guest)
 
@@ -74,12 +70,7 @@ def guest_ends(rig):
 def guest_ends_qemu_stays(rig):
     """With -no-shutdown the QEMU stays, and the guest with it, as it is."""
     guest = rig.guest(extra=["-no-shutdown"])
-    point = Point(rig, "source.pass1")
-    running = rig.start(guest, *point.options, *LONG_FIRST_PASS)
-    point.wait_reached()
-    _end_guest(guest)
-    point.let_go()
-    expect_code(running.wait(30), 1, "shut down")
+    expect_code(_end_guest_in_pass1(rig, guest), 1, "shut down")
     with guest.watch() as monitor:
         expect(monitor.status() == "shutdown", "the guest is shut down, not continued")
     expect_nothing_left(rig, guest)

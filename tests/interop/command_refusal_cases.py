@@ -5,8 +5,10 @@ import shutil
 import socket
 
 import ferry
-from command_rig import expect, expect_code, expect_stayed
+from command_rig import expect_code, expect_stayed
+from damage import flip_bit, wipe
 from qmp import Qmp
+from statements import expect
 
 
 def expect_empty(directory, what):
@@ -81,14 +83,6 @@ def libvirt(rig):
     expect_stayed(rig, guest, guest.pid)
 
 
-def _flip_bit(path, offset):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte[0] ^ 0x10]))
-
-
 def inspect(rig):
     """--keep keeps the image, inspect proves it; copies that are not whole are refused in a line."""
     guest = rig.guest()
@@ -110,9 +104,9 @@ def inspect(rig):
         (lambda: os.truncate(copy, 4096), 1, "copy"),
         (lambda: os.truncate(copy, size // 2), 1, "copy"),
         (lambda: os.truncate(copy, 0), 1, "copy"),
-        (lambda: _flip_bit(copy, 100), 1, "copy"),
-        (lambda: _wipe(copy, 4096, 4096), 1, "not committed"),
-        (lambda: _flip_bit(copy, size - 2048), 8, "page"),
+        (lambda: flip_bit(copy, 100), 1, "copy"),
+        (lambda: wipe(copy, 4096, 4096), 1, "not committed"),
+        (lambda: flip_bit(copy, size - 2048), 8, "page"),
     ):
         shutil.copy(image, copy)
         damage()
@@ -120,12 +114,6 @@ def inspect(rig):
         expect_code(refused, code, text)
         errors = [value for _, value in refused.objects if value["event"] == "error"]
         expect(len(errors) == 1, "in one line")
-
-
-def _wipe(path, offset, length):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(bytes(length))
 
 
 CASES = {

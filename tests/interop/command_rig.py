@@ -10,15 +10,12 @@ from pathlib import Path
 import ferry
 import leftovers
 from pf_guest import Config, Guest
+from statements import expect
 
 # Boots in about three seconds without KVM.
 SMALL = {"memory_mib": 192, "fill_mib": 64, "dirty_mib_s": 5, "dirty_ws_mib": 16}
-
-
-def expect(condition, what):
-    print(f"{'ok  ' if condition else 'FAIL'} {what}", flush=True)
-    if not condition:
-        raise SystemExit(1)
+# Options of a migration whose first pass lasts long enough for a progress report.
+LONG_FIRST_PASS = ("--bandwidth", "200")
 
 
 def poll(condition, what, timeout_s=20):
@@ -90,6 +87,13 @@ class Rig:
         running = ferry.start_migration(guest, self.store, *options, environment=environment)
         self._tools.append(running)
         return running
+
+    def start_to(self, point_name, guest, *options):
+        """(migration, Point): it has come to that point and waits there."""
+        point = Point(self, point_name)
+        running = self.start(guest, *point.options, *options)
+        point.wait_reached()
+        return running, point
 
     def tool(self, guest, command, *options, pass_json=True):
         """A command that is over soon."""

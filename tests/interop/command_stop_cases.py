@@ -3,10 +3,9 @@
 import signal
 
 import ferry
-from command_rig import Point, expect, expect_code, expect_moved, expect_stayed
+from command_rig import LONG_FIRST_PASS, expect_code, expect_moved, expect_stayed
+from statements import expect
 
-# So that there is a progress report in it.
-LONG_FIRST_PASS = ("--bandwidth", "200")
 BEFORE_SHUT = (
     "source.setup",
     "source.pass1",
@@ -46,9 +45,7 @@ def interrupt(rig):
     guest = rig.guest()
     pid = guest.pid
     for name in BEFORE_SHUT:
-        point = Point(rig, name)
-        running = rig.start(guest, *point.options, *LONG_FIRST_PASS)
-        point.wait_reached()
+        running, point = rig.start_to(name, guest, *LONG_FIRST_PASS)
         running.process.send_signal(signal.SIGINT)
         running.wait_stderr("interrupted: aborting", 10)
         point.let_go()
@@ -62,16 +59,11 @@ def interrupt_late(rig):
     guest = rig.guest()
     for name in ("source.after-shut", "source.after-release"):
         pid = guest.pid
-        point = Point(rig, name)
-        running = rig.start(guest, *point.options)
-        point.wait_reached()
+        running, point = rig.start_to(name, guest)
         running.process.send_signal(signal.SIGINT)
         running.wait_stderr("past the point of no return", 10)
         point.let_go()
-        outcome = running.wait(60)
-        expect_code(outcome, 0)
-        guest.adopt(*outcome.destination)
-        guest.reap()
+        expect_code(ferry.end_migration(guest, running, 60), 0)
         expect_moved(rig, guest, pid)
 
 
@@ -79,19 +71,14 @@ def second_migration(rig):
     """Another migration of the same guest is refused, by its monitor or by the VM's lock."""
     guest = rig.guest()
     pid = guest.pid
-    point = Point(rig, "source.pass1")
-    running = rig.start(guest, *point.options, *LONG_FIRST_PASS)
-    point.wait_reached()
+    running, point = rig.start_to("source.pass1", guest, *LONG_FIRST_PASS)
     expect_code(rig.start(guest).wait(30), 3, "another client holds it")
     second = ferry.Running(
         "migrate", f"qemu:{guest.watch_path()}", "--store", rig.store, "--to", "local",
         "--run-dir", ferry.run_directory(guest))
     expect_code(second.wait(30), 3, f"process {running.process.pid}")
     point.let_go()
-    outcome = running.wait(60)
-    expect_code(outcome, 0)
-    guest.adopt(*outcome.destination)
-    guest.reap()
+    expect_code(ferry.end_migration(guest, running, 60), 0)
     expect_moved(rig, guest, pid)
 
 

@@ -5,7 +5,8 @@ import signal
 import subprocess
 from pathlib import Path
 
-from command_rig import expect, expect_code, expect_moved, expect_stayed, poll
+from command_rig import expect_code, expect_moved, expect_stayed, poll
+from statements import expect
 
 # A process whose store hangs ends in about: 1 s writer, 3 s page file, 5 s removal.
 ENDS_WITHIN_S = 15

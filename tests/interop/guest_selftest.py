@@ -18,12 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import heartbeats  # noqa: E402
 import machine  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
-
-
-def expect(condition, what):
-    print(f"{'ok  ' if condition else 'FAIL'} {what}", flush=True)
-    if not condition:
-        raise SystemExit(1)
+from statements import expect  # noqa: E402
 
 
 def main():

@@ -16,15 +16,10 @@ import leftovers  # noqa: E402
 import machine  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
 from qmp import Qmp  # noqa: E402
+from statements import expect  # noqa: E402
 from watcher import Watcher  # noqa: E402
 
 SMALL = Config(version="10", memory_mib=192, fill_mib=64, dirty_mib_s=5, dirty_ws_mib=8)
-
-
-def expect(condition, what):
-    print(f"{'ok  ' if condition else 'FAIL'} {what}", flush=True)
-    if not condition:
-        raise SystemExit(1)
 
 
 def runs_twice(directory):

@@ -31,17 +31,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import machine  # noqa: E402
 import processes  # noqa: E402
+from damage import flip_bit  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
 from qmp import Qmp  # noqa: E402
+from statements import expect  # noqa: E402
 
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 HUGE_PAGE_KIB = 2048
-
-
-def expect(condition, what):
-    print(f"{'ok  ' if condition else 'FAIL'} {what}", flush=True)
-    if not condition:
-        raise SystemExit(1)
 
 
 def wait_for_monitor(qmp_path):
@@ -87,12 +83,16 @@ class Move:
     def adopt(self):
         self.guest.adopt(self.pid, self.destination)
 
-    def restore(self, *options):
-        """The whole restore; returns its statistics."""
+    def start_restore(self, *options):
+        """The guest runs at the destination, and pages are served."""
         process = self.serve("restore", *options)
         self.wait_for(process, "running")
         self.adopt()
-        return self.end(process)
+        return process
+
+    def restore(self, *options):
+        """The whole restore; returns its statistics."""
+        return self.end(self.start_restore(*options))
 
     def end(self, process):
         output, errors = process.communicate(timeout=120)
@@ -119,9 +119,7 @@ def round_trip(move, order):
 def without_prefetch(move):
     move.capture()
     move.start_destination()
-    process = move.serve("restore", "--order", "none")
-    move.wait_for(process, "running")
-    move.adopt()
+    process = move.start_restore("--order", "none")
     expect_sound_guest(move.guest)
     expect(process.poll() is None, "it serves on")
     process.terminate()
@@ -143,9 +141,7 @@ def hugetlb(move):
         move.start_destination(
             "-machine", "memory-backend=pc.ram", "-object",
             f"memory-backend-memfd,id=pc.ram,size={memory_kib}K,hugetlb=on,hugetlbsize=2M")
-        process = move.serve("restore", "--bandwidth", "100")
-        move.wait_for(process, "running")
-        move.adopt()
+        process = move.start_restore("--bandwidth", "100")
         time.sleep(1)  # lets the guest fault while prefetch is slow; no statement depends on it
         process.kill()
         process.wait()
@@ -159,9 +155,7 @@ def hugetlb(move):
 def kill(move):
     move.capture()
     move.start_destination()
-    process = move.serve("restore", "--bandwidth", "60")
-    move.wait_for(process, "running")
-    move.adopt()
+    process = move.start_restore("--bandwidth", "60")
     for last in (False, True):
         beat = move.guest.follower.snapshot()[-1]
         move.guest.follower.wait_beat(lambda later: later.counter > beat.counter + 30, 60)
@@ -188,11 +182,7 @@ def attach_done(move):
 def bad_page(move):
     move.capture()
     pages = move.store / "pages"
-    with open(pages, "r+b") as file:  # home slots fill the middle of the file
-        file.seek(pages.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte[0] ^ 0x10]))
+    flip_bit(pages, pages.stat().st_size // 2)  # home slots fill the middle of the file
     move.start_destination()
     process = move.serve("restore", "--order", "linear")
     _, errors = process.communicate(timeout=120)

@@ -1,10 +1,11 @@
 // restore_probe: capture and restore as two commands, for tests and measurements of the restore
 // alone.
 //
-//   restore_probe capture --qmp SOURCE --dir DIR              writes DIR/pages and DIR/state; the
-//   source ends in postmigrate restore_probe restore --qmp DESTINATION --dir DIR --channel SOCKET
-//   [--order hot] [--hold-before-cont MS] restore_probe attach  --qmp DESTINATION --dir DIR
-//   --channel SOCKET
+//   restore_probe capture --qmp SOURCE --dir DIR
+//       writes DIR/pages and DIR/state; the source ends in postmigrate
+//   restore_probe restore --qmp DESTINATION --dir DIR --channel SOCKET [--order hot]
+//                         [--hold-before-cont MS]
+//   restore_probe attach --qmp DESTINATION --dir DIR --channel SOCKET
 //
 // Every phase edge is a line "<name> <CLOCK_MONOTONIC in us>" on stdout, statistics are a line of
 // JSON. Exit 1 with one line on stderr on any error.

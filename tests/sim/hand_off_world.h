@@ -1,5 +1,5 @@
 // HandOffWorld: two hosts, their VMMs and tools, and a store of records, as one small value that can be copied, compared and
-// stepped: every method is one step that nothing can interrupt. The world of docs/model/hand-off.pml, but here the tools
+// stepped: nothing can interrupt a step. The world of docs/model/hand-off.pml, but here the tools
 // ask the product's own rules (transport/hand_off_rules.h) what to do, so the rules that ship are the rules that are checked.
 //
 // Host 0 runs the guest. A tool that dies is started again and knows nothing; a link that was under way may land late.
@@ -66,10 +66,31 @@ enum class At : std::uint8_t {
 enum class Violation : std::uint8_t { none, s1, s2, s3 };
 
 // Small numbers as in the model: a VMM is 1 + host + 2 * boot + 4 * incarnation (0: none), an image 2 + its epoch.
+// Kinds of links:
+inline constexpr std::uint8_t kOwner = 1 + static_cast<std::uint8_t>(RecordKind::owner);
+inline constexpr std::uint8_t kRunning = 1 + static_cast<std::uint8_t>(RecordKind::running);
+inline constexpr std::uint8_t kReleased = 1 + static_cast<std::uint8_t>(RecordKind::released);
+inline constexpr std::uint8_t kFenced = 1 + static_cast<std::uint8_t>(RecordKind::fenced);
+// Contents of running and released:
+inline constexpr std::uint8_t kRuns = 1;
+inline constexpr std::uint8_t kVoid = 2;
+inline constexpr std::uint8_t kNoImage = 1;
+
+inline std::uint8_t u8(int value) {
+  return static_cast<std::uint8_t>(value);
+}
+// Of a VMM:
+inline int host_of(std::uint8_t code) {
+  return (code - 1) & 1;
+}
+inline int boot_of(std::uint8_t code) {
+  return ((code - 1) >> 1) & 1;
+}
+
 struct WorldLink {
-  std::uint8_t kind = 0;  // 0: none, else 1 + RecordKind
+  std::uint8_t kind = 0;  // 0: none, else kOwner ...
   std::uint8_t epoch = 0;
-  std::uint8_t content = 0;  // running: 1 runs, 2 void; released: 1 no image, else an image
+  std::uint8_t content = 0;  // running: kRuns, kVoid; released: kNoImage, else an image
   std::uint8_t vmm = 0;      // owner: whose; released: whose memory
 };
 

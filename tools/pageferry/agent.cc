@@ -2,7 +2,8 @@
 // release is on the store, and then needs nobody. The source's messages are hints; before it
 // claims, it reads the records itself.
 //
-//   in:  prepare, preload, committed, released, cancel  out:  prepared, running, progress, resident, failed
+//   in:   prepare, preload, committed, released, cancel, source-ended
+//   out:  prepared, running, progress, resident, failed, warning
 //
 // When the channel closes before the release: if the store holds a release of our image, go on;
 // else end, nothing was touched.
@@ -119,34 +120,28 @@ Result<std::optional<GuestState>> Agent::look_for_release() {
   return std::optional<GuestState>(std::move(state));
 }
 
+// nullopt: the migration was given up.
 Result<std::optional<GuestState>> Agent::wait_for_release() {
   bool preloading = false;
   while (true) {
     // A step of preloading is short; a message goes first.
-    auto message =
-        channel_.receive(Deadline::after(clock_, preloading ? Nanoseconds(0) : kStorePollInterval));
-    if (!message && message.error().code != Errc::gone) {
-      return tl::make_unexpected(std::move(message).error());
-    }
-    const bool channel_closed = !message;
-    if (!channel_closed && *message && (**message)["type"] == "cancel") {
-      return std::optional<GuestState>();
-    }
-    if (!channel_closed && *message && (**message)["type"] == "preload") {
+    const Nanoseconds patience = preloading ? Nanoseconds(0) : kStorePollInterval;
+    const auto message = channel_.receive(Deadline::after(clock_, patience));
+    if (!message && message.error().code == Errc::gone) return look_for_release();
+    if (!message) return tl::make_unexpected(message.error());
+    const std::string type = *message ? (**message)["type"].get<std::string>() : "";
+    if (type == "cancel") return std::optional<GuestState>();
+    if (type == "preload") {
       preloading = true;
-      continue;
-    }
-    if (!channel_closed && *message && (**message)["type"] == "committed") {
+    } else if (type == "committed") {
       preloading = false;
       PF_TRY(migration_->load_early());
-      continue;
-    }
-    if (preloading && message && !*message) {
+    } else if (!*message && preloading) {
       preloading = migration_->preload();
-      continue;
+    } else {
+      PF_ASSIGN(auto state, look_for_release());
+      if (state) return state;
     }
-    PF_ASSIGN(auto state, look_for_release());
-    if (state || channel_closed) return state;
   }
 }
 

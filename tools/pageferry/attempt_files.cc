@@ -80,11 +80,10 @@ Result<std::unique_ptr<StorageFile>> on_its_own_thread(std::unique_ptr<StorageFi
   return std::unique_ptr<StorageFile>(std::move(apart));
 }
 
-Result<std::unique_ptr<StorageFile>> open_pages_to_read(const Attempt& attempt,
-                                                        const std::vector<StorageFault>& faults,
-                                                        const Clock& clock) {
-  PF_ASSIGN(std::unique_ptr<AioFile> file,
-            AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
+Result<std::unique_ptr<StorageFile>> open_with_faults(const Attempt& attempt,
+                                                      const std::vector<StorageFault>& faults,
+                                                      const Clock& clock) {
+  PF_ASSIGN(std::unique_ptr<StorageFile> file, open_pages_to_read(attempt));
   return with_faults(std::move(file), faults, clock);
 }
 
@@ -129,7 +128,7 @@ Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt
   return on_its_own_thread(std::move(pages));
 }
 
-Result<std::unique_ptr<StorageFile>> open_unfinished_pages(const Attempt& attempt) {
+Result<std::unique_ptr<StorageFile>> open_pages_to_read(const Attempt& attempt) {
   PF_ASSIGN(std::unique_ptr<AioFile> file,
             AioFile::open(attempt.directory.get(), kPagesFileName, attempt.name, AioOptions{}));
   return std::unique_ptr<StorageFile>(std::move(file));
@@ -146,7 +145,7 @@ Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attemp
                                                            const std::vector<StorageFault>& faults,
                                                            const Clock& clock,
                                                            PageReadPreparation prepared) {
-  PF_ASSIGN(std::unique_ptr<StorageFile> file, open_pages_to_read(attempt, faults, clock));
+  PF_ASSIGN(std::unique_ptr<StorageFile> file, open_with_faults(attempt, faults, clock));
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kOpenBound);
   return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds,
@@ -155,7 +154,7 @@ Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attemp
 
 Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,
                                   const Clock& clock, const WaitBounds& bounds) {
-  PF_ASSIGN(const std::unique_ptr<StorageFile> file, open_pages_to_read(attempt, faults, clock));
+  PF_ASSIGN(const std::unique_ptr<StorageFile> file, open_with_faults(attempt, faults, clock));
   PF_ASSIGN(const PageFileImage image,
             PageFileImage::load(*file, PageFileReaderOptions{}.map_bytes_max, bounds));
   PF_ASSIGN(const VerifyReport report, verify_pages(*file, image, VerifyOptions{}, bounds,

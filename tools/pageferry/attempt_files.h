@@ -36,15 +36,18 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
 // Bounded by the formats' limits.
 Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name);
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
-// The page file suffers `faults` (--inject-store), counted from each opening of it; none is the usual. The clock outlives the file.
+
+// The page file suffers `faults` (--inject-store), counted from each opening of it; none is the
+// usual. The clock outlives the file.
 //
-// A new, empty page file, on a thread of its own: whoever writes it is never held up by a call into the store.
+// A new, empty page file, on a thread of its own: whoever writes it is never held up by a call into
+// the store.
 Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt,
                                                           const std::vector<StorageFault>& faults,
                                                           const Clock& clock);
-// The page file, to be read while it is still being written; without faults. Keep it for several reads: closing one takes the
-// kernel 30 ms.
-Result<std::unique_ptr<StorageFile>> open_unfinished_pages(const Attempt& attempt);
+// The page file as it is, also while it is still being written; without faults. Keep it for several
+// reads: closing one takes the kernel 30 ms.
+Result<std::unique_ptr<StorageFile>> open_pages_to_read(const Attempt& attempt);
 // Reads a bit more of its map, as far as it is on the store.
 Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clock,
                                              PageMapPreload& preload);

@@ -1,6 +1,7 @@
 // BlackoutGuard: a thread that never touches the store and gives the blackout up when it lasts too
 // long: the guest then runs on at the source, however the store hangs. Only before SHUT(0): the
-// action it calls decides that in one atomic step. finish() says in one step, too, whether it came to that: after it nothing is given up.
+// action it calls decides that in one atomic step. disarm() says in one step, too, whether it came
+// to that: after it nothing is given up.
 //
 // Thread rule: constructed and destroyed on one thread; the action runs on the guard's own.
 #pragma once

@@ -1,6 +1,6 @@
 // The order inside take_over() is the point of this file: what can fail is done before the claim,
 // except that QEMU up to 7.2 takes the disk locks when it loads the package, so that there the
-// claim comes first (DESIGN, rule 7 and "QEMU, destination").
+// claim comes first (docs/ownership-protocol.md, rule 7).
 #include "tools/pageferry/destination_migration.h"
 
 #include <fmt/format.h>
@@ -27,10 +27,6 @@ constexpr int kQemuLocksDisksAtContinue = 100000;
 bool is_directory(const std::string& path) {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
-}
-
-std::int64_t to_ms(Nanoseconds duration) {
-  return std::chrono::duration_cast<Milliseconds>(duration).count();
 }
 
 }  // namespace
@@ -123,7 +119,7 @@ bool DestinationMigration::claims_before_load() const {
 bool DestinationMigration::preload() {
   // What fails here is read again, and reported, when the image is opened.
   if (!unfinished_pages_) {
-    auto opened = open_unfinished_pages(*attempt_);
+    auto opened = open_pages_to_read(*attempt_);
     if (!opened) return false;
     unfinished_pages_ = std::move(*opened);
   }

@@ -1,16 +1,17 @@
 // DestinationMigration: the thaw half. Everything that can fail is done first (rule 7); the claim
 // comes last.
 //
-//   prepare()    a QEMU of the source's own command line, stopped, told the RAM blocks; compared
-//   with the source's machine take_over()  image and device state read and proved, loaded,
-//   owner.N+1, running.N+1, `cont` finish()     pages on demand and prefetched until all are there
-//   free_image() resident.N+1; the image is removed unless it is to be kept
-//   discard()    ends the QEMU that never ran
+//   prepare()     a QEMU of the source's own command line, stopped, told the RAM blocks; compared
+//                 with the source's machine
+//   take_over()   image and device state read and proved, loaded, owner.N+1, running.N+1, `cont`
+//   finish()      pages on demand and prefetched until all are there
+//   free_image()  resident.N+1; the image is removed unless it is to be kept
+//   discard()     ends the QEMU that never ran
 //
 // Knows no source process: what it needs is in the attempt's directory and in the records.
 //
-// Thread rule: one thread; request_stop() and progress() from any. Lifetime: the HandOff and the
-// clock outlive it.
+// Thread rule: one thread; request_stop() from any, restore_json() too while finish() runs.
+// Lifetime: the HandOff and the clock outlive it.
 #pragma once
 
 #include <functional>
@@ -57,8 +58,8 @@ class DestinationMigration {
   // What speaks against this destination, from the manifest's description. Empty: fits.
   std::vector<std::string> differences() const;
 
-  // The page file is being written: reads a bit of what is final of its map by now. Optional; saves time only. True
-  // when there is more to read at once.
+  // The page file is being written: reads a bit of its map, as far as it is on the store by now.
+  // Optional; saves time only. True when there is more to read at once.
   bool preload();
   // The image is committed: does what can be done before it is released. Optional.
   Result<void> load_early();

@@ -1,15 +1,14 @@
 // FailPoints: numbered places in a migration where a test (or an operator who rehearses) makes the
-// tool die, stop or wait:
-// `--fail-at POINT=ACTION`. A product feature, documented in docs/fault-injection.md; nothing
-// happens unless it is asked for.
+// tool die, stop or wait: `--fail-at POINT=ACTION`. A product feature, documented in
+// docs/fault-injection.md; nothing happens unless it is asked for.
 //
 // Points are hit in order of the hand-off; their names are the phases of docs/failure-model.md.
 // Actions:
-//   kill    SIGKILL to this process          stop   SIGSTOP to this process (SIGCONT continues it)
-//   error   the step fails as if its I/O had          wait:PATH  makes PATH.reached, waits until PATH exists
-//   (checked by inotify-free polling
-//           failed                                               of 10 ms; for scripts that arrange
-//           a race)
+//   kill       SIGKILL to this process
+//   stop       SIGSTOP to this process (SIGCONT continues it)
+//   error      the step fails as if its I/O had failed
+//   wait:PATH  makes PATH.reached, waits until PATH exists (looked for every 10 ms; for scripts
+//              that arrange a race)
 //
 // Thread rule: internally locked; copies share which points were passed.
 #pragma once

@@ -51,7 +51,7 @@ Reporter::Reporter(OutputStyle style, Verbosity verbosity, const Clock& clock)
       terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 std::int64_t Reporter::elapsed_ms() const {
-  return std::chrono::duration_cast<Milliseconds>(clock_.now() - started_).count();
+  return to_ms(clock_.now() - started_);
 }
 
 void Reporter::print_json(nlohmann::json object) {
@@ -78,7 +78,6 @@ void Reporter::phase(std::string_view name) {
 void Reporter::progress(std::string_view phase, nlohmann::json fields) {
   const std::lock_guard lock(mutex_);
   fields["phase"] = phase;
-  last_progress_ = fields;
   const auto now = clock_.now();
   const bool bar_wanted = terminal_ && style_ == OutputStyle::human;
   const Nanoseconds interval =
@@ -157,11 +156,6 @@ void Reporter::finish(nlohmann::json result, ExitCode code) {
     std::fflush(stdout);
   }
   if (code != ExitCode::done) fmt::print(stderr, "pageferry: {}\n", exit_code_meaning(code));
-}
-
-nlohmann::json Reporter::last_progress() const {
-  const std::lock_guard lock(mutex_);
-  return last_progress_;
 }
 
 }  // namespace pageferry

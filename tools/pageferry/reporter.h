@@ -20,6 +20,11 @@ namespace pageferry {
 enum class OutputStyle : std::uint8_t { human, json, quiet };
 enum class Verbosity : std::uint8_t { normal, verbose };
 
+// Durations are reported in whole milliseconds.
+inline std::int64_t to_ms(Nanoseconds duration) {
+  return std::chrono::duration_cast<Milliseconds>(duration).count();
+}
+
 class Reporter {
  public:
   Reporter(OutputStyle style, Verbosity verbosity, const Clock& clock);
@@ -35,8 +40,6 @@ class Reporter {
   // The end: the summary or the final JSON object, with the exit code and what it means.
   void finish(nlohmann::json result, ExitCode code);
 
-  // The newest progress object: for the control socket.
-  nlohmann::json last_progress() const;
   std::int64_t elapsed_ms() const;
 
  private:
@@ -49,11 +52,10 @@ class Reporter {
   const Clock& clock_;
   const Nanoseconds started_;
   const bool terminal_;
-  mutable std::mutex mutex_;
-  nlohmann::json last_progress_;  // under mutex_
-  Nanoseconds last_printed_{0};   // under mutex_
-  std::string last_phase_;        // under mutex_
-  bool bar_open_ = false;         // under mutex_
+  std::mutex mutex_;
+  Nanoseconds last_printed_{0};  // under mutex_
+  std::string last_phase_;       // under mutex_
+  bool bar_open_ = false;        // under mutex_
 };
 
 }  // namespace pageferry

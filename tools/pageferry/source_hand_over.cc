@@ -19,10 +19,6 @@ namespace {
 constexpr Seconds kQueryBound{30};
 constexpr Milliseconds kStorePollInterval{250};
 
-std::int64_t to_ms(Nanoseconds duration) {
-  return std::chrono::duration_cast<Milliseconds>(duration).count();
-}
-
 }  // namespace
 
 Result<void> SourceMigration::switchover() {

@@ -1,12 +1,14 @@
 // SourceMigration: the freeze half, and with a DestinationLink the whole way.
 //
 //   open        monitor, process, preflight, lock, control socket, records; opens the next epoch
-//   for a VM that has none setup       attempt directory, page file, capture; manifest and prepare
-//   file, so that a destination can begin brownout    passes while the guest runs, until it
-//   converges and the destination is prepared blackout    the rest, device state, commit:
-//   everything durable switchover  SHUT(0), `completed`, released.N: from here the source host is
-//   free wait        (with a destination) until its running.N+1 is on the store; the source VMM is
-//   ended; then until resident
+//               for a VM that has none
+//   setup       attempt directory, page file, capture; manifest and prepare file, so that a
+//               destination can begin
+//   brownout    passes while the guest runs, until it converges and the destination is prepared
+//   blackout    the rest, device state, commit: everything durable
+//   switchover  SHUT(0), `completed`, released.N: from here the source host is free
+//   wait        (with a destination) until its running.N+1 is on the store; the source VMM is
+//               ended; then until resident
 //
 // Before SHUT(0) every failure ends with the guest running here as before. After it nothing
 // continues the guest directly: when the destination fails, the source competes for the next epoch
@@ -78,6 +80,7 @@ class SourceMigration final : private CaptureObserver {
 
   Result<void> poll_destination();
   Result<void> check_machines();
+  void hint_preload();
   Result<std::string> request_abort();
   void add_source_figures();
   void add_destination_figures(const nlohmann::json& running);
@@ -104,17 +107,17 @@ class SourceMigration final : private CaptureObserver {
   // Ends every wait for the store before SHUT(0).
   std::shared_ptr<CancelSignal> store_stop_ = std::make_shared<CancelSignal>();
   RandomId commit_id_;
-  // Somebody who asks for an abort may come while run() makes or drops these two: both are under the mutex when they are set or reset.
+  // Somebody who asks for an abort may come while run() makes or drops these two: both are under the
+  // mutex when they are set or reset.
   std::mutex stop_mutex_;
   std::unique_ptr<PageFileWriter> writer_;
   std::unique_ptr<QemuCapture> capture_;
   std::unique_ptr<DestinationLink> link_;
+  std::atomic<bool> abort_asked_{false};
   std::unique_ptr<ControlServer> control_;  // its thread uses what stands above: destroyed first
-  void hint_preload();
   bool destination_prepared_ = false;
   bool machines_compared_ = false;
   std::optional<Error> destination_error_;
-  std::atomic<bool> abort_asked_{false};
   bool timed_out_ = false;
   bool told_not_converging_ = false;
   nlohmann::json destination_machine_;

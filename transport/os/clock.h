@@ -29,8 +29,8 @@ class MonotonicClock final : public Clock {
   }
 };
 
-// A bound on a wait. Deadline::never() waits for ever and is only right where DESIGN forbids a
-// clock.
+// A bound on a wait. Deadline::never() waits for ever and is only right where no clock may decide
+// (docs/architecture.md, "Points of no return").
 class Deadline {
  public:
   static Deadline never() { return Deadline(); }
