@@ -18,7 +18,6 @@ constexpr std::uint64_t kDemandPages =
     4;  // 16 KiB are read as fast as one page; 64 KiB take twice as long
 constexpr unsigned kNeighbourReadsMax = 3;  // other places of the file that one fault may read
 constexpr std::size_t kRegionsKept = 16;
-constexpr Nanoseconds kBackgroundHeldMax = Milliseconds(1);
 constexpr Nanoseconds kGentleInterval =
     std::chrono::microseconds(400);  // one step's share each: 320 MiB/s
 
@@ -41,40 +40,40 @@ Result<void> PageIn::step() {
   wake_at_.reset();
   collect();
   start_waiting(demand_reads_);
+  start_waiting(around_reads_);
   activate_transfers();
   PF_ASSIGN(const Progress urgent, send_urgent());
   if (urgent == Progress::stuck && options_.channels == ChannelCount::one) return {};
-  if (background_must_wait()) return {};
+  const Nanoseconds now = clock_->now();
+  const Nanoseconds due = background_ran_at_ + background_rest();
+  if (now < due) {
+    wake_at_ = due;
+    return {};
+  }
+  background_ran_at_ = now;
   start_waiting(prefetch_reads_);
   start_prefetch();
   PF_TRY(send_background());
-  background_cost_ = clock_->now() - background_ran_at_;
+  background_cost_ = clock_->now() - now;
   return {};
 }
 
 void PageIn::set_pace(PrefetchPace pace) {
+  if (pace == pace_) return;
   pace_ = pace;
   prefetcher_.set_scope(pace == PrefetchPace::recent_only ? Prefetcher::Scope::recent_only
                                                           : Prefetcher::Scope::everything);
-  wants_step_ = true;
 }
 
-// While a fault is open, everything that is not for it waits (I2): our thread, the destination's, and the CPUs that they need
-// belong to the fault. But not for ever: where faults never cease, prefetch still gets its share.
-bool PageIn::background_must_wait() {
-  const Nanoseconds now = clock_->now();
-  Nanoseconds held{0};
-  // The rest of the guest is nobody's hurry: prefetch then leaves as much time as it takes.
-  if (prefetcher_.sweeping()) held = 2 * background_cost_;
-  if (pace_ == PrefetchPace::gentle) held = kGentleInterval;
-  if (!open_faults_.empty()) held = kBackgroundHeldMax;
-  const bool wait = now - background_ran_at_ < held;
-  if (wait) {
-    wake_at_ = background_ran_at_ + held;
-  } else {
-    background_ran_at_ = now;
-  }
-  return wait;
+// How long prefetch leaves between two turns: none, while it brings what is known to be wanted soon.
+Nanoseconds PageIn::background_rest() const {
+  Nanoseconds rest{0};
+  // The rest of the guest is nobody's hurry: prefetch then leaves twice the time that it takes.
+  if (prefetcher_.sweeping()) rest = 2 * background_cost_;
+  if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
+  // Not for ever: where faults never cease, prefetch still gets its share.
+  if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);
+  return rest;
 }
 
 std::optional<PageRun> PageIn::backing_of(PageIndex page) const {
@@ -191,11 +190,11 @@ void PageIn::read_fault(PageIndex fault, PageRun run) {
                            .purpose = Purpose::demand,
                            .wanted = {fault}});
   if (end < run.pages) {
-    demand_reads_.push_back(
+    around_reads_.push_back(
         {.run = {.first = run.first + end, .pages = run.pages - end}, .purpose = Purpose::around});
   }
   if (begin > 0) {
-    demand_reads_.push_back(
+    around_reads_.push_back(
         {.run = {.first = run.first, .pages = begin}, .purpose = Purpose::around});
   }
 }
@@ -203,7 +202,9 @@ void PageIn::read_fault(PageIndex fault, PageRun run) {
 // A page that prefetch has taken is wanted now: finds it wherever it is and puts it in front (I2).
 void PageIn::promote(PageIndex page) {
   if (promote_in(around_, page) || promote_in(background_, page)) return;
-  if (promote_read(demand_reads_, page) || promote_read(prefetch_reads_, page)) return;
+  for (const Purpose purpose : {Purpose::demand, Purpose::around, Purpose::prefetch}) {
+    if (promote_read(purpose, page)) return;
+  }
   for (auto& [ticket, read] : reads_) {
     if (raw(page) < raw(read.run.first) || page - read.run.first >= read.run.pages) continue;
     read.wanted.push_back(page);
@@ -232,13 +233,14 @@ bool PageIn::promote_in(Queue& queue, PageIndex page) {
 }
 
 // A read that waits for a slot at the supply becomes a demand read.
-bool PageIn::promote_read(std::deque<Read>& reads, PageIndex page) {
+bool PageIn::promote_read(Purpose from, PageIndex page) {
+  std::deque<Read>& reads = waiting_for(from);
   for (auto read = reads.begin(); read != reads.end(); ++read) {
     if (raw(page) < raw(read->run.first) || page - read->run.first >= read->run.pages) continue;
     read->wanted.push_back(page);
-    read->purpose = Purpose::demand;
-    if (&reads == &demand_reads_) return true;
+    if (from == Purpose::demand) return true;
     Read moved = std::move(*read);
+    moved.purpose = Purpose::demand;
     reads.erase(read);
     demand_reads_.push_back(std::move(moved));
     return true;

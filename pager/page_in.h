@@ -10,7 +10,7 @@
 // Rules it keeps:
 //   I1  Each page leaves exactly once (SentMap), whatever is asked for again.
 //   I2  A demanded page never waits behind prefetched ones of ours: it has its own queue and reads,
-//       and prefetch pauses while a fault is open (but not for ever). A page that is asked for
+//       and prefetch may pause while a fault is open (prefetch_held_max). A page that is asked for
 //       while prefetch has it is taken out of prefetch's queue.
 //   I3  Prefetch is bounded in bytes: at the storage by PrefetchWindow, between storage and channel
 //       by kReadyBytesMax.
@@ -60,6 +60,8 @@ struct PageInOptions {
   PrefetchOrder order = PrefetchOrder::hot;
   std::uint64_t prefetch_bytes_in_flight_max = 768 * 1024;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
+  // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.
+  Nanoseconds prefetch_held_max{0};
   ChannelCount channels = ChannelCount::two;
 };
 
@@ -90,7 +92,7 @@ class PageIn {
   Result<void> step();
   // step() has more to do though no read finishes and no channel gets room.
   bool wants_step() const { return wants_step_; }
-  // When step() should be called though nothing happens (bandwidth limit).
+  // When step() should be called though nothing happens (bandwidth limit, a rest between two turns of prefetch).
   std::optional<Nanoseconds> wake_at() const { return wake_at_; }
 
   bool complete() const { return sent_.all_sent(); }
@@ -116,10 +118,11 @@ class PageIn {
   void read_fault(PageIndex fault, PageRun run);
   void promote(PageIndex page);
   bool promote_in(Queue& queue, PageIndex page);
-  bool promote_read(std::deque<Read>& reads, PageIndex page);
+  bool promote_read(Purpose from, PageIndex page);
   PageRun fault_window(PageIndex page);
   std::optional<PageRun> backing_of(PageIndex page) const;
 
+  std::deque<Read>& waiting_for(Purpose purpose);
   void start_waiting(std::deque<Read>& reads);
   bool try_start(Read& read);
   void collect();
@@ -135,7 +138,7 @@ class PageIn {
   void read_for(BackingTransfer& transfer, Purpose purpose);
 
   enum class Progress : std::uint8_t { drained, stuck };
-  bool background_must_wait();
+  Nanoseconds background_rest() const;
   bool wanted(const std::optional<BackingTransfer>& transfer) const;
   Result<Progress> send_urgent();
   Result<void> send_background();
@@ -158,8 +161,10 @@ class PageIn {
   PrefetchWindow window_;
   TicketUses tickets_;
 
-  std::deque<Read> demand_reads_;                  // wanted, no slot at the supply yet
-  std::deque<Read> prefetch_reads_;                // the same
+  // No slot at the supply yet:
+  std::deque<Read> demand_reads_;
+  std::deque<Read> around_reads_;
+  std::deque<Read> prefetch_reads_;
   std::unordered_map<std::uint64_t, Read> reads_;  // under way, by ticket
   std::uint64_t prefetch_pages_reading_ = 0;
 

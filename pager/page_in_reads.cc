@@ -17,6 +17,18 @@ constexpr unsigned kTransferReadsMax = 4;             // of one backing page, un
 
 }  // namespace
 
+std::deque<PageIn::Read>& PageIn::waiting_for(Purpose purpose) {
+  switch (purpose) {
+    case Purpose::demand:
+      return demand_reads_;
+    case Purpose::around:
+      return around_reads_;
+    case Purpose::prefetch:
+      break;
+  }
+  return prefetch_reads_;
+}
+
 // Starts what waits for a slot at the supply, in order, until it is busy.
 void PageIn::start_waiting(std::deque<Read>& reads) {
   while (!reads.empty() && try_start(reads.front())) reads.pop_front();
@@ -76,7 +88,7 @@ void PageIn::take_failed(Read read, const Error& error) {
     if (BackingTransfer* transfer = transfer_holding(read.run.first)) {
       transfer->split_read(read.run);
     }
-    std::deque<Read>& queue = read.purpose == Purpose::prefetch ? prefetch_reads_ : demand_reads_;
+    std::deque<Read>& queue = waiting_for(read.purpose);
     for (std::uint64_t i = 0; i < read.run.pages; ++i) {
       const PageIndex page = read.run.first + i;
       Read single{.run = {.first = page, .pages = 1}, .purpose = read.purpose};
@@ -129,7 +141,7 @@ void PageIn::activate_transfers() {
 }
 
 void PageIn::read_for(BackingTransfer& transfer, Purpose purpose) {
-  std::deque<Read>& waiting = purpose == Purpose::demand ? demand_reads_ : prefetch_reads_;
+  std::deque<Read>& waiting = waiting_for(purpose);
   for (PageRun rest = transfer.unplanned(); rest.pages > 0; rest = transfer.unplanned()) {
     if (supply_->is_zero(rest.first)) {
       std::uint64_t pages = 1;

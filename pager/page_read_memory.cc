@@ -1,3 +1,4 @@
+// Pools for reads of both classes, and one piece for the tail.
 #include "pager/page_read_memory.h"
 
 #include "pager/page_file_reader.h"

@@ -113,9 +113,9 @@ Result<void> QemuCaptureImpl::start() {
   while (true) {
     PF_TRY(pump(Nanoseconds(0)));
     PF_TRY(check_alive());
-    PF_ASSIGN(const bool reached,
-              reader_->wait_for(Milestone::setup_complete, Deadline::after(clock_, kEventWait)));
-    if (reached) break;
+    const auto reached =
+        reader_->wait_for(Milestone::setup_complete, Deadline::after(clock_, kEventWait));
+    if (reached && *reached) break;  // why it failed is check_alive()'s to say
     if (deadline.passed()) {
       return fail(Errc::timeout,
                   fmt::format("QEMU sent no memory within {} s of `migrate`", kSetupBound.count()));

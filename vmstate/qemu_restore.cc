@@ -26,7 +26,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kQemu71 = 70100;  // postcopy-preempt exists
 constexpr int kQemu80 =
     80000;  // takes the urgent channel of a recovery late; before: waits for it first
 constexpr int kQemu91 = 90100;  // migrate-incoming takes exit-on-error
@@ -45,12 +44,6 @@ json capability(const char* name) {
 std::string text_at(const json& object, const char* key) {
   const auto value = object.find(key);
   return value != object.end() && value->is_string() ? value->get<std::string>() : std::string();
-}
-
-bool capability_is_on(const json& capabilities, const char* name) {
-  return std::any_of(capabilities.begin(), capabilities.end(), [name](const json& one) {
-    return text_at(one, "capability") == name && one.value("state", false);
-  });
 }
 
 Result<void> check_same_blocks(const MemoryLayout& prepared, const MemoryLayout& supplied) {
@@ -94,8 +87,8 @@ class RealQemuRestore final : public QemuRestore {
   RestoreStats stats() const override;
 
  private:
-  Result<void> look_at_memory(const MemoryLayout& captured, Deadline deadline);
-  Result<void> look_at_memory_again(const MemoryLayout& captured, Deadline deadline);
+  Result<void> look_at_memory(const MemoryLayout& captured, PagePlacement wanted,
+                              Deadline deadline);
   Result<void> set_up_destination(Deadline deadline);
   Result<void> open_channels(Deadline deadline);
   Result<void> expect_pong(std::uint32_t value, Deadline deadline);
@@ -114,14 +107,15 @@ class RealQemuRestore final : public QemuRestore {
 
   // A channel for urgent pages is of use only where pages travel in channels.
   bool preempt() const {
-    return qmp_->qemu_version() >= kQemu71 && options_.placement == PagePlacement::stream;
+    return qmp_->qemu_version() >= kQemuWithPreempt && placement_ == PagePlacement::stream;
   }
 
   QmpClient* qmp_;
   RestoreOptions options_;
   MonotonicClock clock_;
   MemoryLayout layout_;  // the destination's; channels and loop refer to it
-  std::optional<QemuMemoryAccess> memory_;
+  PagePlacement placement_ = PagePlacement::stream;
+  std::optional<QemuMemoryAccess> memory_;  // until the loop has it
   std::optional<QemuPageChannels> channels_;
   std::optional<QemuReturnPathReader> return_path_;
   std::vector<PageRun> early_requests_;  // came before the loop
@@ -135,38 +129,15 @@ class RealQemuRestore final : public QemuRestore {
   std::atomic<bool> stop_requested_{false};
 };
 
-// Where the destination's memory is and how pages get into it: directly where that can be done.
-Result<void> RealQemuRestore::look_at_memory(const MemoryLayout& captured, Deadline deadline) {
-  PF_ASSIGN(const auto blocks, query_ram_blocks(*qmp_, deadline));
-  PF_ASSIGN(layout_, layout_at_destination(captured, blocks));
+Result<void> RealQemuRestore::look_at_memory(const MemoryLayout& captured, PagePlacement wanted,
+                                             Deadline deadline) {
+  auto chosen = choose_placement(*qmp_, captured, wanted, deadline);
+  if (!chosen) return tl::make_unexpected(std::move(chosen).error());
+  layout_ = std::move(chosen->layout);
   pages_total_ = layout_.pages();
-  if (options_.placement == PagePlacement::stream) return {};
-  auto access = QemuMemoryAccess::probe(qmp_->peer().pid, layout_, blocks);
-  if (access) {
-    memory_ = std::move(*access);
-    options_.placement = PagePlacement::direct;
-    return {};
-  }
-  if (options_.placement == PagePlacement::direct || access.error().code != Errc::unsupported) {
-    return tl::make_unexpected(std::move(access).error());
-  }
-  options_.placement = PagePlacement::stream;
+  placement_ = chosen->placement;
+  memory_ = std::move(chosen->access);
   return {};
-}
-
-// The same for a QEMU that another pager has begun to fill: pages go on the way that they came. Postcopy-preempt, where QEMU
-// has it, is on with the stream and off without.
-Result<void> RealQemuRestore::look_at_memory_again(const MemoryLayout& captured,
-                                                   Deadline deadline) {
-  options_.placement = PagePlacement::stream;
-  if (qmp_->qemu_version() >= kQemu71) {
-    PF_ASSIGN(const json capabilities,
-              qmp_->execute("query-migrate-capabilities", json::object(), deadline));
-    if (!capability_is_on(capabilities, "postcopy-preempt")) {
-      options_.placement = PagePlacement::direct;
-    }
-  }
-  return look_at_memory(captured, deadline);
 }
 
 Result<void> RealQemuRestore::set_up_destination(Deadline deadline) {
@@ -198,7 +169,7 @@ Result<void> RealQemuRestore::open_channels(Deadline deadline) {
 
 Result<void> RealQemuRestore::prepare(const QemuState& state, Deadline deadline) {
   PF_CHECK(!channels_ && !loop_);
-  PF_TRY(look_at_memory(state.layout, deadline));
+  PF_TRY(look_at_memory(state.layout, options_.placement, deadline));
   PF_TRY(set_up_destination(deadline));
   PF_TRY(open_channels(deadline));
   ByteBuffer bytes;
@@ -355,7 +326,8 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
     already_completed_ = true;
     return {};
   }
-  PF_TRY(look_at_memory_again(state.layout, deadline));
+  PF_ASSIGN(const PagePlacement placement, placement_in_use(*qmp_, deadline));
+  PF_TRY(look_at_memory(state.layout, placement, deadline));
   PF_TRY(qmp_->execute("migrate-recover", {{"uri", "unix:" + options_.channel_socket_path}},
                        deadline));
   PF_ASSIGN(channels_, QemuPageChannels::connect(options_.channel_socket_path, layout_));

@@ -31,16 +31,10 @@
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/device_state.h"
+#include "vmstate/qemu_placement.h"
 #include "vmstate/qmp_client.h"
 
 namespace pageferry {
-
-// How pages get into the destination's memory.
-enum class PagePlacement : std::uint8_t {
-  automatic,  // direct where it can be done
-  direct,     // through a duplicate of QEMU's userfaultfd (qemu_memory_access.h)
-  stream,     // through QEMU's postcopy stream, which every QEMU takes
-};
 
 struct RestoreOptions {
   PagePlacement placement = PagePlacement::automatic;

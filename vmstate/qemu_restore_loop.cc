@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -21,6 +20,8 @@ namespace pageferry {
 namespace {
 
 constexpr Nanoseconds kLookAgain = Milliseconds(5);  // while pages are missing
+// In the channels every page that is not for the fault takes from those that bring it: our thread, QEMU's, the CPUs.
+constexpr Nanoseconds kHeldByFaultMax = Milliseconds(1);
 // Nothing tells when QEMU has opened its userfaultfd; its devices wait for pages then.
 constexpr Nanoseconds kLookForMemory = std::chrono::microseconds(200);
 
@@ -48,8 +49,13 @@ Result<std::unique_ptr<QemuRestoreLoop>> QemuRestoreLoop::make(
     QemuPageChannels channels, QemuReturnPathReader return_path, PageSupply& supply,
     const MemoryLayout& layout, SentMap sent, PageInOptions options,
     std::optional<QemuMemoryAccess> memory) {
-  // Into memory nothing queues behind another.
-  options.channels = memory ? ChannelCount::two : channels.count();
+  options.channels = channels.count();
+  options.prefetch_held_max = kHeldByFaultMax;
+  if (memory) {
+    // Nothing queues behind another, and no thread of QEMU's has work with a page.
+    options.channels = ChannelCount::two;
+    options.prefetch_held_max = Nanoseconds(0);
+  }
   std::unique_ptr<QemuRestoreLoop> loop(
       new QemuRestoreLoop(std::move(channels), std::move(return_path), supply, layout,
                           std::move(sent), options, std::move(memory)));
@@ -124,7 +130,8 @@ void QemuRestoreLoop::run() {
 }
 
 void QemuRestoreLoop::release_prefetch(Nanoseconds settle_time) {
-  pace_until_ = (clock_.now() + settle_time).count();
+  // Into memory, prefetch takes little from the guest and saves it faults.
+  pace_until_ = memory_ ? 0 : (clock_.now() + settle_time).count();
   const std::uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
 }
@@ -137,8 +144,7 @@ void QemuRestoreLoop::choose_pace() {
   } else if (clock_.now() < until) {
     pace = PrefetchPace::gentle;
   }
-  if (pace != pace_) page_in_.set_pace(pace);
-  pace_ = pace;
+  page_in_.set_pace(pace);
 }
 
 Result<QemuRestoreLoop::Turn> QemuRestoreLoop::turn() {

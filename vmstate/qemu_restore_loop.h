@@ -59,7 +59,7 @@ class QemuRestoreLoop {
   void start();
   // How prefetch begins. From any thread; a loop that is never told prefetches at full pace.
   void hold_prefetch() { pace_until_ = Nanoseconds::max().count(); }
-  // The guest was resumed, or stays paused: full pace, after a moment for the guest alone.
+  // The guest was resumed, or stays paused: full pace. Where pages travel in channels, after `settle_time` for the guest alone.
   void release_prefetch(Nanoseconds settle_time);
   // Waits for one event, or a failure (page_unproved, failed); nullopt at the deadline.
   std::optional<Event> wait(Event wanted, Deadline deadline);
@@ -94,7 +94,6 @@ class QemuRestoreLoop {
   MonotonicClock clock_;
   // Prefetch is gentle before this time; max: only recent pages for now.
   std::atomic<Nanoseconds::rep> pace_until_{0};
-  PrefetchPace pace_ = PrefetchPace::full;
   PageSupply* supply_;
   QemuPageChannels channels_;
   QemuReturnPathReader return_path_;

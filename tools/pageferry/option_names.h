@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "pager/prefetch_order.h"
-#include "vmstate/qemu_restore.h"
+#include "vmstate/qemu_placement.h"
 
 namespace pageferry {
 

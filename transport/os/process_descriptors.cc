@@ -1,3 +1,4 @@
+// Descriptors are found by the links in /proc/PID/fd and copied by pidfd_getfd(2).
 #include "transport/os/process_descriptors.h"
 
 #include <dirent.h>
