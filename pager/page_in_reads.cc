@@ -165,7 +165,7 @@ bool PageIn::ready_full() const {
 void PageIn::start_prefetch() {
   if (failure_) return;
   const Nanoseconds now = clock_->now();
-  const std::uint64_t window_pages = pages_of_bytes(window_.bytes(now, open_faults_.size()));
+  const std::uint64_t window_pages = pages_of_bytes(window_.bytes(now));
   while (prefetch_reads_.empty() && !backing_prefetch_ && !ready_full() &&
          prefetch_pages_reading_ < window_pages) {
     wake_at_ = window_.blocked_until(now);

@@ -21,12 +21,12 @@ PrefetchWindow::PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_
       bandwidth_(bandwidth_bytes_per_s),
       bytes_(bytes_max_) {}
 
-std::uint64_t PrefetchWindow::bytes(Nanoseconds now, std::uint64_t open_faults) {
+std::uint64_t PrefetchWindow::bytes(Nanoseconds now) {
   if (bytes_ < bytes_max_ && now - changed_at_ >= kStep) {
     bytes_ = std::min(bytes_ + kGrowBytes, bytes_max_);
     changed_at_ = now;
   }
-  return open_faults > 0 ? kPrefetchWindowBytesMin : bytes_;
+  return bytes_;
 }
 
 std::optional<Nanoseconds> PrefetchWindow::blocked_until(Nanoseconds now) const {

@@ -22,8 +22,8 @@ class PrefetchWindow {
   // bytes_max: at least kPrefetchWindowBytesMin is used. bandwidth 0: no limit.
   PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_bytes_per_s);
 
-  // Bytes that may be in flight at `now` while `open_faults` requests wait.
-  std::uint64_t bytes(Nanoseconds now, std::uint64_t open_faults);
+  // Bytes that may be in flight at `now`.
+  std::uint64_t bytes(Nanoseconds now);
   // The bandwidth limit allows no read before then; nullopt: now is fine.
   std::optional<Nanoseconds> blocked_until(Nanoseconds now) const;
 

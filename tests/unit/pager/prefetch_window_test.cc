@@ -12,26 +12,21 @@ constexpr std::uint64_t kMax = 768 * 1024;
 
 TEST(PrefetchWindow, StartsAtItsMaximum) {
   PrefetchWindow window(kMax, 0);
-  EXPECT_EQ(window.bytes(Seconds(1), 0), kMax);
-}
-
-TEST(PrefetchWindow, IsSmallWhileAFaultWaits) {
-  PrefetchWindow window(kMax, 0);
-  EXPECT_EQ(window.bytes(Seconds(1), 1), kPrefetchWindowBytesMin);
+  EXPECT_EQ(window.bytes(Seconds(1)), kMax);
 }
 
 TEST(PrefetchWindow, AFaultMuchSlowerThanTheBestHalvesIt) {
   PrefetchWindow window(kMax, 0);
   window.note_fault_served(Seconds(1), microseconds(100));
   window.note_fault_served(Seconds(1), microseconds(5000));
-  EXPECT_EQ(window.bytes(Seconds(1), 0), kMax / 2);
+  EXPECT_EQ(window.bytes(Seconds(1)), kMax / 2);
 }
 
 TEST(PrefetchWindow, FaultsOfUsualLatencyChangeNothing) {
   PrefetchWindow window(kMax, 0);
   window.note_fault_served(Seconds(1), microseconds(100));
   window.note_fault_served(Seconds(1), microseconds(200));
-  EXPECT_EQ(window.bytes(Seconds(1), 0), kMax);
+  EXPECT_EQ(window.bytes(Seconds(1)), kMax);
 }
 
 TEST(PrefetchWindow, GrowsBackWhileItIsQuiet) {
@@ -39,8 +34,8 @@ TEST(PrefetchWindow, GrowsBackWhileItIsQuiet) {
   window.note_fault_served(Seconds(1), microseconds(100));
   window.note_fault_served(Seconds(1), microseconds(5000));
   Nanoseconds now = Seconds(1);
-  for (int i = 0; i < 100; ++i) window.bytes(now += Milliseconds(1), 0);
-  EXPECT_EQ(window.bytes(now, 0), kMax);
+  for (int i = 0; i < 100; ++i) window.bytes(now += Milliseconds(1));
+  EXPECT_EQ(window.bytes(now), kMax);
 }
 
 TEST(PrefetchWindow, NeverFallsBelowItsMinimum) {
@@ -49,7 +44,7 @@ TEST(PrefetchWindow, NeverFallsBelowItsMinimum) {
   for (int halving = 0; halving < 5; ++halving) {
     const Nanoseconds now = Seconds(1) + Milliseconds(2 * halving);
     window.note_fault_served(now, Milliseconds(50));
-    EXPECT_GE(window.bytes(now, 0), kPrefetchWindowBytesMin);
+    EXPECT_GE(window.bytes(now), kPrefetchWindowBytesMin);
   }
 }
 
