@@ -58,7 +58,7 @@ enum class PrefetchPace : std::uint8_t {
 
 struct PageInOptions {
   PrefetchOrder order = PrefetchOrder::hot;
-  std::uint64_t prefetch_bytes_in_flight_max = 768 * 1024;
+  std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
   // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.
   Nanoseconds prefetch_held_max{0};
@@ -126,7 +126,7 @@ class PageIn {
   void start_waiting(std::deque<Read>& reads);
   bool try_start(Read& read);
   void collect();
-  void take_done(Read read, PagePiece piece);
+  void take_done(const Read& read, PagePiece piece);
   void take_failed(Read read, const Error& error);
   BackingTransfer* transfer_holding(PageIndex page);
   bool ready_full() const;

@@ -12,8 +12,9 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kReadyBytesMax = 512 * 1024;  // prefetched, waiting for the channel
-constexpr unsigned kTransferReadsMax = 4;             // of one backing page, under way
+// Prefetched, waiting for the channel.
+constexpr std::uint64_t kReadyBytesMax = std::uint64_t{512} << 10;
+constexpr unsigned kTransferReadsMax = 4;  // of one backing page, under way
 
 }  // namespace
 
@@ -64,11 +65,11 @@ void PageIn::collect() {
     PF_CHECK(done.bytes->size() == bytes_of_pages(read.run.pages));
     tickets_.add(done.ticket, read.run.pages);
     const PagePiece piece{.run = read.run, .bytes = *done.bytes, .ticket = done.ticket};
-    take_done(std::move(read), piece);
+    take_done(read, piece);
   }
 }
 
-void PageIn::take_done(Read read, PagePiece piece) {
+void PageIn::take_done(const Read& read, PagePiece piece) {
   if (BackingTransfer* transfer = transfer_holding(read.run.first)) {
     transfer->arrived(piece);
     return;

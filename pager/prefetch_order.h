@@ -36,9 +36,9 @@ namespace pageferry {
 
 enum class PrefetchOrder : std::uint8_t { none, linear, hot };
 
-inline constexpr std::uint64_t kPrefetchRegionPages = 256;     // 1 MiB
-inline constexpr std::uint64_t kPrefetchRunPagesMax = 64;      // 256 KiB: the longest read
-inline constexpr std::uint64_t kPagesLookedAtMax = 16 * 1024;  // bound on the work of one next()
+inline constexpr std::uint64_t kPrefetchRegionPages = 256;  // 1 MiB
+inline constexpr std::uint64_t kPrefetchRunPagesMax = 64;   // 256 KiB: the longest read
+inline constexpr std::uint64_t kPagesLookedAtMax = 16'384;  // bound on the work of one next()
 
 struct PrefetchChoice {
   enum class Kind : std::uint8_t {

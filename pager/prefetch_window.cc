@@ -8,7 +8,7 @@ namespace pageferry {
 namespace {
 
 constexpr Nanoseconds kStep = Milliseconds(1);
-constexpr std::uint64_t kGrowBytes = 64 * 1024;
+constexpr std::uint64_t kGrowBytes = std::uint64_t{64} << 10;
 constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(300);
 constexpr int kSlowFactor = 3;
 constexpr int kForgetShift =

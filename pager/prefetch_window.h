@@ -15,7 +15,7 @@
 
 namespace pageferry {
 
-inline constexpr std::uint64_t kPrefetchWindowBytesMin = 256 * 1024;
+inline constexpr std::uint64_t kPrefetchWindowBytesMin = std::uint64_t{256} << 10;
 
 class PrefetchWindow {
  public:

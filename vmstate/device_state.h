@@ -18,7 +18,7 @@
 namespace pageferry {
 
 // Bounds on what a stream or file may claim.
-inline constexpr std::size_t kConfigurationBytesMax = 64 * 1024;
+inline constexpr std::size_t kConfigurationBytesMax = std::size_t{64} << 10;
 inline constexpr std::size_t kMachineTypeBytesMax = 255;
 inline constexpr std::size_t kDeviceStateBytesMax = std::size_t{256} << 20;
 inline constexpr std::size_t kVmdescBytesMax = std::size_t{16} << 20;

@@ -36,11 +36,15 @@ constexpr Seconds kDescriptionBound{3};  // of silence after the last byte, the 
 }  // namespace
 
 QemuCaptureImpl::~QemuCaptureImpl() {
-  if (phase_ == Phase::completed) {
-    // I2. The source is ended or continued by others now; a failure here changes nothing for them.
-    if (settings_) static_cast<void>(settings_->restore());
-  } else if (phase_ != Phase::ended && phase_ != Phase::idle && phase_ != Phase::committing) {
-    static_cast<void>(abort());
+  try {
+    if (phase_ == Phase::completed) {
+      // I2. The source is ended or continued by others now; a failure here changes nothing for them.
+      if (settings_) static_cast<void>(settings_->restore());
+    } else if (phase_ != Phase::ended && phase_ != Phase::idle && phase_ != Phase::committing) {
+      static_cast<void>(abort());
+    }
+  } catch (const std::exception&) {
+    // Nobody is left to be told; the stream that closes with us ends the migration.
   }
   reader_for_stats_ = nullptr;
 }

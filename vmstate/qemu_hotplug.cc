@@ -231,7 +231,7 @@ Result<std::string> device_option(const json& device, const Named& named, const 
   if (properties.contains("legacy-addr")) text += member_text("addr", properties["legacy-addr"]);
   for (const std::string_view name : kind->properties) {
     const std::string key(name);
-    if (!properties.contains(key) || properties[key] == "" ||
+    if (!properties.contains(key) || properties[key] == json("") ||
         (key == "bootindex" && properties[key] == -1))
       continue;
     text += member_text(key, properties[key]);

@@ -89,7 +89,8 @@ void compare_devices(const json& source, const json& destination, Differences& d
                     // Another version may lack a property altogether; the versioned machine type
                     // stands for its default.
                     if (theirs.contains(key))
-                      compare_value(what + " " + key, value, theirs[key], differences);
+                      compare_value(fmt::format("{} {}", what, key), value, theirs[key],
+                                    differences);
                   }
                 });
 }

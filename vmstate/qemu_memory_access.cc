@@ -18,7 +18,7 @@ namespace pageferry {
 namespace {
 
 constexpr std::uint64_t kPresentOrSwapped = std::uint64_t{3} << 62;
-constexpr std::uint64_t kEntriesPerRead = 64 * 1024;
+constexpr std::uint64_t kEntriesPerRead = std::uint64_t{64} << 10;
 
 Result<std::vector<std::uint64_t>> addresses_of(const MemoryLayout& layout,
                                                 const std::vector<QemuRamBlock>& blocks) {

@@ -93,8 +93,8 @@ Result<void> QemuRestoreLoop::watch_input(int fd) {
 Result<void> QemuRestoreLoop::open_memory() {
   if (!memory_ || memory_outlet_->is_open()) return {};
   auto userfault = memory_->userfault();
-  const auto opened = userfault ? memory_outlet_->open(std::move(*userfault))
-                                : Result<void>(tl::make_unexpected(userfault.error()));
+  auto opened = userfault ? memory_outlet_->open(std::move(*userfault))
+                          : Result<void>(tl::make_unexpected(userfault.error()));
   if (!opened) {
     const Errc code = opened.error().code;
     const bool early = code == Errc::not_found || code == Errc::busy;

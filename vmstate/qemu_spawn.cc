@@ -162,7 +162,7 @@ std::string last_lines_of(const std::string& log_file, std::size_t lines_max) {
       const auto byte = static_cast<unsigned char>(c);
       line += byte < 0x20 || byte == 0x7f ? '?' : c;
     }
-    joined = joined.empty() ? line : line + " | " + joined;
+    joined = joined.empty() ? line : fmt::format("{} | {}", line, joined);
     text = text.substr(0, start);
     ++lines;
   }

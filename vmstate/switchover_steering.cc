@@ -15,7 +15,7 @@ namespace {
 // Taken off target and maximum for what is not page transfer, but never more than three quarters of
 // them.
 constexpr Milliseconds kFixedDowntime{10};
-constexpr std::uint64_t kFloorBytesMin = 256 * 1024;
+constexpr std::uint64_t kFloorBytesMin = std::uint64_t{256} << 10;
 constexpr Nanoseconds kFloorTime = Milliseconds(1);
 constexpr std::uint64_t kBandwidthUnknown = 100'000'000;  // bytes/s, until something was measured
 constexpr std::size_t kPassesRemembered = 3;

@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "pager/page_sink.h"
@@ -25,18 +27,24 @@ class MemoryPageSink : public PageSink {
     return {};
   }
   Result<void> put_page(PageIndex page, PageBytes bytes) override {
-    if (put_error) return tl::make_unexpected(*put_error);
+    if (auto error = put_error()) return tl::make_unexpected(std::move(*error));
     pages[raw(page)].assign(bytes.begin(), bytes.end());
     if (blackouts > 0) ++blackout_puts;
     return {};
   }
   Result<void> put_zero(PageIndex page) override {
-    if (put_error) return tl::make_unexpected(*put_error);
+    if (auto error = put_error()) return tl::make_unexpected(std::move(*error));
     pages[raw(page)].clear();
     return {};
   }
 
   const MemoryLayout& layout() const { return layout_; }
+
+  // From any thread: pages that come from now on are refused. Everything else is the reader's until it was joined.
+  void refuse_pages(Error error) {
+    const std::lock_guard lock(mutex_);
+    put_error_ = std::move(error);
+  }
 
   std::map<std::uint64_t, std::vector<std::byte>> pages;  // empty vector: a zero page
   std::vector<std::uint32_t> passes;
@@ -44,10 +52,16 @@ class MemoryPageSink : public PageSink {
   int blackouts = 0;
   std::uint64_t blackout_puts = 0;
   std::optional<Error> begin_error;
-  std::optional<Error> put_error;
 
  private:
+  std::optional<Error> put_error() const {
+    const std::lock_guard lock(mutex_);
+    return put_error_;
+  }
+
   MemoryLayout layout_;
+  mutable std::mutex mutex_;
+  std::optional<Error> put_error_;  // guarded by mutex_
 };
 
 }  // namespace pageferry::fakes

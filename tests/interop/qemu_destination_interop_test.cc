@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -33,6 +35,19 @@ using testing::IsEmpty;
 using Argv = std::vector<std::string>;
 
 constexpr std::uint32_t kNobody = 65534;
+
+// A display that nobody listens on now, not one of our choice: ctest runs the same test with another QEMU beside it. 0: none.
+int free_vnc_display() {
+  constexpr int kPortOfDisplay0 = 5900;
+  const UniqueFd probe(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* const any = reinterpret_cast<sockaddr*>(&address);
+  if (::bind(probe.get(), any, size) != 0 || ::getsockname(probe.get(), any, &size) != 0) return 0;
+  return ntohs(address.sin_port) - kPortOfDisplay0;
+}
 
 // A QEMU that the test started, ended with it.
 struct Vmm {
@@ -210,9 +225,11 @@ TEST_P(QemuDestinationTest, RichCommandLineGivesAnEqualMachineBesideTheSource) {
 }
 
 TEST_P(QemuDestinationTest, EachDestinationOfTheLastHasTheSameCommandLineLength) {
-  Vmm first =
-      source({"-m", "32", "-serial", "file:" + file("serial.log"), "-vnc", "127.0.0.1:40",
-              "-netdev", "user,id=n,hostfwd=tcp:127.0.0.1:0-:22", "-device", "e1000,netdev=n"});
+  const auto display = free_vnc_display();
+  ASSERT_GT(display, 0);
+  Vmm first = source({"-m", "32", "-serial", "file:" + file("serial.log"), "-vnc",
+                      fmt::format("127.0.0.1:{}", display), "-netdev",
+                      "user,id=n,hostfwd=tcp:127.0.0.1:0-:22", "-device", "e1000,netdev=n"});
   ASSERT_NE(first.running.qmp, nullptr);
   std::vector<std::size_t> lengths;
   Vmm last = std::move(first);

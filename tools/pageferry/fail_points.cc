@@ -73,7 +73,8 @@ Result<void> FailPoints::hit(std::string_view point) const {
 std::vector<std::string> FailPoints::specs_for(std::string_view prefix) const {
   std::vector<std::string> specs;
   for (const auto& [point, action] : actions_) {
-    if (std::string_view(point).starts_with(prefix)) specs.push_back(point + "=" + action);
+    if (std::string_view(point).starts_with(prefix))
+      specs.push_back(fmt::format("{}={}", point, action));
   }
   return specs;
 }

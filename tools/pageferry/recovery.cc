@@ -25,7 +25,8 @@ constexpr int kWaitIntervalMs = 100;
 std::vector<std::string> leftover_monitors(const std::string& run_dir, const std::string& vm_name) {
   std::vector<std::string> sockets;
   std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(run_dir + "/" + vm_name, ignored)) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(fmt::format("{}/{}", run_dir, vm_name), ignored)) {
     const auto socket = entry.path() / "pageferry-qmp.sock";
     if (std::filesystem::exists(socket, ignored)) sockets.push_back(socket.string());
   }

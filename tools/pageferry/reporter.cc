@@ -31,7 +31,7 @@ std::string bar(std::uint64_t done, std::uint64_t total) {
 // Numbers in a summary keep the order of the JSON object; nested objects become dotted names.
 void print_summary(const nlohmann::json& object, const std::string& prefix) {
   for (const auto& [key, value] : object.items()) {
-    const std::string name = prefix.empty() ? key : prefix + "." + key;
+    const std::string name = prefix.empty() ? key : fmt::format("{}.{}", prefix, key);
     if (value.is_object()) {
       print_summary(value, name);
     } else {

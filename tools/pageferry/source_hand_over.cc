@@ -12,8 +12,6 @@
 
 namespace pageferry {
 
-using nlohmann::json_literals::operator""_json_pointer;
-
 namespace {
 
 constexpr Seconds kQueryBound{30};
@@ -164,7 +162,8 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   const ExitCode code = recovery.run_to_the_end();
   for (const auto& [key, value] : recovery.result().items()) result_[key] = value;
   const bool runs_at_source =
-      recovery.result().value("/destination/pid"_json_pointer, 0) == vm_.process.identity.pid;
+      recovery.result().value(nlohmann::json::json_pointer("/destination/pid"), 0) ==
+      vm_.process.identity.pid;
   if (code == ExitCode::done && runs_at_source) return finish(ExitCode::failed);
   if (code == ExitCode::done) end_source();
   return finish(code);

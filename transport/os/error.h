@@ -71,10 +71,12 @@ Unexpected with_context(Error error, std::string_view prefix);
 // PF_ASSIGN(auto x, f()): declares x from the value, or returns the error.
 #define PF_ASSIGN(declaration, expression) \
   PF_ASSIGN_INNER(PF_TRY_CONCAT(pf_assign_, __LINE__), declaration, expression)
+// NOLINTBEGIN(bugprone-macro-parentheses): the name and the declaration are declared here; parentheses would not compile.
 #define PF_ASSIGN_INNER(name, declaration, expression)              \
   auto name = (expression);                                         \
   if (!name) return ::tl::make_unexpected(std::move(name).error()); \
   declaration = std::move(*name)
+// NOLINTEND(bugprone-macro-parentheses)
 
 // A broken invariant of our own: abort in every build, with the place and the condition.
 #define PF_CHECK(condition)           \

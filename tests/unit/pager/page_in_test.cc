@@ -226,7 +226,7 @@ TEST(PageIn, DemandReadsAreOfTheirOwnClass) {
 TEST(PageIn, PrefetchKeepsNoMoreInFlightThanItsWindow) {
   Restore restore(small_block(4096), Answers::when_told);
   restore.fill().begin(
-      {.order = PrefetchOrder::linear, .prefetch_bytes_in_flight_max = 512 * 1024});
+      {.order = PrefetchOrder::linear, .prefetch_bytes_in_flight_max = std::uint64_t{512} << 10});
   restore.steps();
   std::uint64_t pages = 0;
   for (const auto& read : restore.supply.started()) pages += read.run.pages;

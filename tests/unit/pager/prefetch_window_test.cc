@@ -8,7 +8,7 @@ namespace {
 
 using std::chrono::microseconds;
 
-constexpr std::uint64_t kMax = 768 * 1024;
+constexpr std::uint64_t kMax = std::uint64_t{768} << 10;
 
 TEST(PrefetchWindow, StartsAtItsMaximum) {
   PrefetchWindow window(kMax, 0);

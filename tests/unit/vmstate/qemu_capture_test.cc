@@ -272,7 +272,7 @@ TEST_F(QemuCaptureTest, VerdictSwitchNowStopsTheGuestWithoutPermission) {
 TEST_F(QemuCaptureTest, StoreErrorEndsTheBrownoutWithItsCode) {
   observer.permitted = false;
   qemu.brownout = [this](FakeSourceQemu& fake) {
-    sink.put_error = Error{Errc::no_space, 0, "the store is full"};
+    sink.refuse_pages(Error{Errc::no_space, 0, "the store is full"});
     SourceStream more;
     more.part().page("pc.ram", 0, 9).eos().footer();
     fake.send(more.take());

@@ -156,7 +156,7 @@ TEST(QemuStreamParserTest, SetupIsCompleteOnlyAtTheFirstPart) {
 
 TEST(QemuStreamParserTest, SinkErrorsComeBack) {
   Rig rig;
-  rig.sink.put_error = Error{Errc::no_space, 0, "store is full"};
+  rig.sink.refuse_pages(Error{Errc::no_space, 0, "store is full"});
   auto result = rig.feed(good_stream().bytes());
   ASSERT_FALSE(result.has_value());
   EXPECT_EQ(result.error().code, Errc::no_space);
