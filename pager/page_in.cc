@@ -65,11 +65,11 @@ void PageIn::set_pace(PrefetchPace pace) {
                                                           : Prefetcher::Scope::everything);
 }
 
-// How long prefetch leaves between two turns: none, while it brings what is known to be wanted soon.
+// From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.
 Nanoseconds PageIn::background_rest() const {
   Nanoseconds rest{0};
-  // The rest of the guest is nobody's hurry: prefetch then leaves twice the time that it takes.
-  if (prefetcher_.sweeping()) rest = 2 * background_cost_;
+  // The rest of the guest is nobody's hurry: prefetch then idles for half as long as it works.
+  if (prefetcher_.sweeping()) rest = background_cost_ * 3 / 2;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);

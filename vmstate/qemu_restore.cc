@@ -114,7 +114,7 @@ class RealQemuRestore final : public QemuRestore {
   RestoreOptions options_;
   MonotonicClock clock_;
   MemoryLayout layout_;  // the destination's; channels and loop refer to it
-  PagePlacement placement_ = PagePlacement::stream;
+  std::atomic<PagePlacement> placement_{PagePlacement::automatic};
   std::optional<QemuMemoryAccess> memory_;  // until the loop has it
   std::optional<QemuPageChannels> channels_;
   std::optional<QemuReturnPathReader> return_path_;
@@ -438,6 +438,7 @@ void RealQemuRestore::request_stop() {
 
 RestoreStats RealQemuRestore::stats() const {
   RestoreStats stats;
+  stats.placement = placement_;
   stats.pages_total = pages_total_;
   const QemuRestoreLoop* loop = loop_view_.load(std::memory_order_acquire);
   if (loop == nullptr) return stats;

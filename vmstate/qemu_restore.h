@@ -46,6 +46,7 @@ struct RestoreOptions {
 };
 
 struct RestoreStats {
+  PagePlacement placement = PagePlacement::automatic;  // direct or stream, once it is known
   std::uint64_t pages_total = 0;
   std::uint64_t pages_demand = 0;
   std::uint64_t pages_prefetched = 0;

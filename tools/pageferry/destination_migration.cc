@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tools/pageferry/attempt_files.h"
+#include "tools/pageferry/option_names.h"
 #include "tools/pageferry/ticker.h"
 #include "vmstate/qemu_machine.h"
 #include "vmstate/run_directory.h"
@@ -298,6 +299,7 @@ nlohmann::json DestinationMigration::restore_json() const {
   const double asked = static_cast<double>(stats.faults + stats.faults_already_sent);
   json["prefetch"] = {{"pages", stats.pages_prefetched},
                       {"hit-rate", sent == 0 ? 0.0 : 1.0 - asked / static_cast<double>(sent)}};
+  json["placement"] = name_of(kPlacementNames, stats.placement);
   if (resident_at_ != Nanoseconds(0)) json["time-to-resident"] = to_ms(resident_at_ - resumed_at_);
   return json;
 }

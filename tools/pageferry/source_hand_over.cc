@@ -120,7 +120,7 @@ ExitCode SourceMigration::wait_for_resident() {
       reporter_.progress("page-in", **message);
     }
     if (type != "resident") continue;
-    for (const char* key : {"faults", "prefetch", "time-to-resident", "destination"}) {
+    for (const char* key : {"faults", "prefetch", "placement", "time-to-resident", "destination"}) {
       if ((**message).contains(key)) result_[key] = (**message)[key];
     }
     result_["ram"]["resident"] = (**message)["ram"]["transferred"];
