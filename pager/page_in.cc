@@ -68,8 +68,8 @@ void PageIn::set_pace(PrefetchPace pace) {
 // From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.
 Nanoseconds PageIn::background_rest() const {
   Nanoseconds rest{0};
-  // The rest of the guest is nobody's hurry: prefetch then idles for half as long as it works.
-  if (prefetcher_.sweeping()) rest = background_cost_ * 3 / 2;
+  // The rest of the guest is nobody's hurry: prefetch then idles for as long as it works.
+  if (prefetcher_.sweeping()) rest = 2 * background_cost_;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);
