@@ -322,11 +322,13 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
   PF_TRY(check_same_blocks(state.layout, supply.layout()));
   PF_TRY(make_recoverable(deadline));
   PF_ASSIGN(const std::string status, migration_status(deadline));
+  // Also of a completed one: its capabilities may still be on.
+  PF_ASSIGN(const PagePlacement placement, placement_in_use(*qmp_, deadline));
+  placement_ = placement;
   if (status == "completed") {
     already_completed_ = true;
     return {};
   }
-  PF_ASSIGN(const PagePlacement placement, placement_in_use(*qmp_, deadline));
   PF_TRY(look_at_memory(state.layout, placement, deadline));
   PF_TRY(qmp_->execute("migrate-recover", {{"uri", "unix:" + options_.channel_socket_path}},
                        deadline));

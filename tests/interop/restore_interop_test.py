@@ -173,9 +173,17 @@ def attach_done(move):
     move.capture()
     move.start_destination()
     move.restore()
+    # A pager that is killed at the very end leaves its settings.
+    settings = ["postcopy-ram", "postcopy-preempt"]
+    with move.guest.watch() as monitor:
+        monitor.command("migrate-set-capabilities", capabilities=[
+            {"capability": name, "state": True} for name in settings])
     process = move.serve("attach")
     stats = move.end(process)
     expect(stats["demand"] + stats["prefetched"] == 0, "nothing was sent again")
+    with move.guest.watch() as monitor:
+        on = [one["capability"] for one in monitor.command("query-migrate-capabilities") if one["state"]]
+    expect(not set(on) & set(settings), f"no setting stays that would hinder the next move: {on}")
     expect_sound_guest(move.guest)
 
 
