@@ -46,9 +46,7 @@ Result<std::vector<std::uint64_t>> addresses_of(const MemoryLayout& layout,
 Result<void> try_to_duplicate(int pid, const UniqueFd& pidfd) {
   PF_ASSIGN(const std::vector<int> open, descriptors_of(pid, std::nullopt));
   if (open.empty()) return fail(Errc::unsupported, fmt::format("QEMU {} has no descriptors", pid));
-  auto duplicate = duplicate_descriptor(pidfd, open.front());
-  if (!duplicate) return tl::make_unexpected(std::move(duplicate).error());
-  return {};
+  return check_may_duplicate(pidfd, open.front());
 }
 
 Result<void> mark_block(const UniqueFd& pagemap, const RamBlock& block, std::uint64_t address,
@@ -78,7 +76,10 @@ Result<QemuMemoryAccess> QemuMemoryAccess::probe(int qemu_pid, const MemoryLayou
   PF_ASSIGN(auto addresses, addresses_of(layout, blocks));
   PF_ASSIGN(const ProcessIdentity identity, identify_process(qemu_pid));
   PF_ASSIGN(UniqueFd pidfd, open_pidfd(identity));
-  PF_TRY(try_to_duplicate(qemu_pid, pidfd));
+  if (auto allowed = try_to_duplicate(qemu_pid, pidfd); !allowed) {
+    return with_context(std::move(allowed).error(),
+                        fmt::format("no way into the memory of QEMU {}", qemu_pid));
+  }
   return QemuMemoryAccess(qemu_pid, std::move(pidfd), std::move(addresses));
 }
 

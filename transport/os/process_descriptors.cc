@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fmt/format.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,8 +20,7 @@ struct CloseDirectory {
   void operator()(DIR* directory) const { ::closedir(directory); }
 };
 
-Unexpected refused(std::string_view call, const std::string& subject) {
-  const int error = errno;
+Unexpected refused(std::string_view call, const std::string& subject, int error) {
   Unexpected reason = syscall_error(call, subject, error);
   if (error == EACCES || error == EPERM) reason.value().code = Errc::unsupported;
   if (error == EBADF) reason.value().code = Errc::not_found;
@@ -40,7 +40,7 @@ Result<std::vector<int>> descriptors_of(int pid, std::optional<std::string_view>
   const std::unique_ptr<DIR, CloseDirectory> directory(::opendir(path.c_str()));
   if (!directory) {
     if (errno == ENOENT) return fail(Errc::gone, fmt::format("process {} has ended", pid));
-    return refused("opendir", path);
+    return refused("opendir", path, errno);
   }
   std::vector<int> found;
   while (const dirent* entry = ::readdir(directory.get())) {
@@ -57,8 +57,25 @@ Result<std::vector<int>> descriptors_of(int pid, std::optional<std::string_view>
 
 Result<UniqueFd> duplicate_descriptor(const UniqueFd& pidfd, int fd) {
   UniqueFd duplicate(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), fd, 0)));
-  if (!duplicate.valid()) return refused("pidfd_getfd", fmt::format("descriptor {}", fd));
+  if (!duplicate.valid()) return refused("pidfd_getfd", fmt::format("descriptor {}", fd), errno);
   return duplicate;
+}
+
+Result<void> check_may_duplicate(const UniqueFd& pidfd, int fd) {
+  const pid_t child = ::fork();
+  if (child < 0) return syscall_error("fork", "trial of pidfd_getfd");
+  if (child == 0) {
+    const long duplicate = ::syscall(SYS_pidfd_getfd, pidfd.get(), fd, 0);
+    ::_exit(duplicate < 0 ? errno : 0);
+  }
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return syscall_error("waitpid", "trial of pidfd_getfd");
+  }
+  if (!WIFEXITED(status)) return fail(Errc::io, "the trial of pidfd_getfd was killed");
+  const int error = WEXITSTATUS(status);
+  if (error != 0) return refused("pidfd_getfd", fmt::format("descriptor {}", fd), error);
+  return {};
 }
 
 }  // namespace pageferry

@@ -29,4 +29,8 @@ Result<std::vector<int>> descriptors_of(int pid, std::optional<std::string_view>
 // Errors: gone (the process ended), not_found (it has closed it), unsupported (not allowed, or a kernel before 5.6).
 Result<UniqueFd> duplicate_descriptor(const UniqueFd& pidfd, int fd);
 
+// Whether any process of this user would be given that duplicate, and not only we, who may be the other's parent: Yama lets a
+// process trace its descendants (kernel.yama.ptrace_scope=1). Tried in a child, which is nobody's parent. Errors: as above.
+Result<void> check_may_duplicate(const UniqueFd& pidfd, int fd);
+
 }  // namespace pageferry
