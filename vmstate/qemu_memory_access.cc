@@ -1,13 +1,11 @@
-// Page tables are read from /proc/PID/pagemap (kernel document admin-guide/mm/pagemap): 8 bytes for each 4 KiB, bit 63 present,
-// bit 62 swapped out.
+// Whether it can be done is tried, not reckoned: the rules of ptrace(2) are many.
 #include "vmstate/qemu_memory_access.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
+#include <poll.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <span>
 #include <utility>
 
 #include "transport/host_identity.h"
@@ -17,7 +15,6 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kPresentOrSwapped = std::uint64_t{3} << 62;
 constexpr std::uint64_t kEntriesPerRead = std::uint64_t{64} << 10;
 
 Result<std::vector<std::uint64_t>> addresses_of(const MemoryLayout& layout,
@@ -49,7 +46,7 @@ Result<void> try_to_duplicate(int pid, const UniqueFd& pidfd) {
   return check_may_duplicate(pidfd, open.front());
 }
 
-Result<void> mark_block(const UniqueFd& pagemap, const RamBlock& block, std::uint64_t address,
+Result<void> mark_block(const PageTables& tables, const RamBlock& block, std::uint64_t address,
                         SentMap& sent) {
   const std::uint64_t unit = pages_of_bytes(block.backing_page_bytes);
   std::vector<std::uint64_t> entries(std::min(kEntriesPerRead, block.pages()));
@@ -57,13 +54,10 @@ Result<void> mark_block(const UniqueFd& pagemap, const RamBlock& block, std::uin
     const std::uint64_t in_buffer = page % kEntriesPerRead;
     if (in_buffer == 0) {
       const std::uint64_t count = std::min(kEntriesPerRead, block.pages() - page);
-      const auto offset = static_cast<off_t>((pages_of_bytes(address) + page) * sizeof(entries[0]));
-      const std::size_t bytes = count * sizeof(entries[0]);
-      const ssize_t got = ::pread(pagemap.get(), entries.data(), bytes, offset);
-      if (got != static_cast<ssize_t>(bytes)) return syscall_error("pread", "pagemap of QEMU");
+      PF_TRY(tables.read(address + bytes_of_pages(page), std::span(entries).first(count)));
     }
     const PageRun run{.first = block.first_page + page, .pages = unit};
-    if ((entries[in_buffer] & kPresentOrSwapped) == 0) continue;
+    if (!PageTables::is_there(entries[in_buffer])) continue;
     if (sent.state(run.first) == PageState::absent) sent.mark_received(run);
   }
   return {};
@@ -95,12 +89,18 @@ Result<UniqueFd> QemuMemoryAccess::userfault() const {
   return duplicate_descriptor(pidfd_, found.front());
 }
 
+Result<PageTables> QemuMemoryAccess::page_tables() const {
+  PF_ASSIGN(PageTables tables, PageTables::open(pid_));
+  // Opened by number: still the QEMU that was probed?
+  pollfd entry{.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
+  if (::poll(&entry, 1, 0) == 0) return tables;
+  return fail(Errc::gone, fmt::format("QEMU {} has ended", pid_));
+}
+
 Result<void> QemuMemoryAccess::mark_present(const MemoryLayout& layout, SentMap& sent) const {
-  const std::string path = fmt::format("/proc/{}/pagemap", pid_);
-  const UniqueFd pagemap(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!pagemap.valid()) return syscall_error("open", path);
+  PF_ASSIGN(const PageTables tables, page_tables());
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
-    PF_TRY(mark_block(pagemap, layout.blocks()[i], block_addresses_[i], sent));
+    PF_TRY(mark_block(tables, layout.blocks()[i], block_addresses_[i], sent));
   }
   return {};
 }

@@ -20,6 +20,7 @@
 #include "pager/sent_map.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
+#include "transport/os/page_tables.h"
 #include "vmstate/qemu_ram_blocks.h"
 
 namespace pageferry {
@@ -35,6 +36,9 @@ class QemuMemoryAccess {
 
   // A duplicate of QEMU's userfaultfd. Errors: not_found (QEMU has none yet), gone, unsupported, vmm (it has several).
   Result<UniqueFd> userfault() const;
+
+  // Errors: gone, unsupported, io.
+  Result<PageTables> page_tables() const;
 
   // Marks the absent pages that QEMU's page tables already have. What they do not show (a page of a memory file that is not
   // mapped) is found when it is placed. Errors: gone, unsupported, io.
