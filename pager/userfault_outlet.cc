@@ -2,7 +2,8 @@
 //
 //   0                          everything is placed, waiters are woken
 //   EAGAIN, `copy` > 0         that much is placed and woken; go on behind it to learn why
-//   EEXIST                     the first page is there; nobody was woken
+//   EEXIST                     the first page is there; nobody was woken. Or it is a huge page and none is left to take: that
+//                              answers the same (seen on 6.18), and the page is not there
 //   EAGAIN, `copy` == -EAGAIN  the address space is changing: nothing was placed, ask again
 //   ESRCH                      the VMM is gone
 #include "pager/userfault_outlet.h"
@@ -41,7 +42,7 @@ UserfaultOutlet::UserfaultOutlet(const MemoryLayout& layout,
   PF_CHECK(block_addresses_.size() == layout.blocks().size());
 }
 
-Result<void> UserfaultOutlet::open(UniqueFd userfault) {
+Result<void> UserfaultOutlet::open(UniqueFd userfault, PageTables tables) {
   PF_CHECK(userfault.valid() && !is_open());
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
     const uffdio_range range{.start = block_addresses_[i],
@@ -49,6 +50,7 @@ Result<void> UserfaultOutlet::open(UniqueFd userfault) {
     PF_TRY(make_registered(userfault, range));
   }
   userfault_ = std::move(userfault);
+  tables_ = std::move(tables);
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
     PF_TRY(wake(block_addresses_[i], layout_->blocks()[i].length_bytes));
   }
@@ -165,10 +167,21 @@ Result<UserfaultOutlet::Next> UserfaultOutlet::after_failure(std::string_view ca
     return Next::again;
   }
   if (error == EEXIST) {
+    PF_TRY(check_is_there(address, page_bytes));
     PF_TRY(wake(address, page_bytes));
     return Next::skip_page;
   }
   return syscall_error(call, fmt::format("page at {:#x} of the VMM", address), error);
+}
+
+// A page that is taken to be there and is not would read as zeros in the end.
+Result<void> UserfaultOutlet::check_is_there(std::uint64_t address,
+                                             std::uint64_t page_bytes) const {
+  if (page_bytes == kPageSizeBytes) return {};
+  PF_ASSIGN(const bool there, tables_->has(address));
+  if (there) return {};
+  return fail(Errc::no_space, fmt::format("no huge page of {} bytes is left for the one at {:#x}",
+                                          page_bytes, address));
 }
 
 Result<void> UserfaultOutlet::wake(std::uint64_t address, std::uint64_t bytes) {

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,7 @@
 #include "transport/io_buffer.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
+#include "transport/os/page_tables.h"
 
 namespace pageferry {
 
@@ -31,9 +33,9 @@ class UserfaultOutlet final : public PageOutlet {
   UserfaultOutlet(const MemoryLayout& layout, std::vector<std::uint64_t> block_addresses);
 
   // Until it has a descriptor it takes nothing. The descriptor must not block; every block is registered for missing pages with
-  // it, if the VMM has not done so yet. Whoever waits already, for a pager that is gone, asks again. Errors: busy (the VMM has
-  // not finished opening it: again later, with another duplicate), gone, io.
-  Result<void> open(UniqueFd userfault);
+  // it, if the VMM has not done so yet. Whoever waits already, for a pager that is gone, asks again. `tables`: the VMM's.
+  // Errors: busy (the VMM has not finished opening it: again later, with another duplicate), gone, io.
+  Result<void> open(UniqueFd userfault, PageTables tables);
   bool is_open() const { return userfault_.valid(); }
   // To be watched for input; -1 before open().
   int fd() const { return userfault_.get(); }
@@ -62,6 +64,7 @@ class UserfaultOutlet final : public PageOutlet {
                     std::uint64_t page_bytes);
   Result<void> place_zeros(std::uint64_t address, std::uint64_t bytes);
   enum class Next : std::uint8_t { again, skip_page };
+  Result<void> check_is_there(std::uint64_t address, std::uint64_t page_bytes) const;
   Result<Next> after_failure(std::string_view call, std::uint64_t address, std::uint64_t page_bytes,
                              int error);
   Result<void> wake(std::uint64_t address, std::uint64_t bytes);
@@ -71,6 +74,7 @@ class UserfaultOutlet final : public PageOutlet {
   const MemoryLayout* layout_;
   std::vector<std::uint64_t> block_addresses_;
   UniqueFd userfault_;
+  std::optional<PageTables> tables_;    // as long as userfault_
   std::array<Gathering, 2> gathering_;  // by channel
 };
 

@@ -89,12 +89,16 @@ Result<void> QemuRestoreLoop::watch_input(int fd) {
   return {};
 }
 
+Result<void> QemuRestoreLoop::try_to_open_memory() {
+  PF_ASSIGN(UniqueFd userfault, memory_->userfault());
+  PF_ASSIGN(PageTables tables, memory_->page_tables());
+  return memory_outlet_->open(std::move(userfault), std::move(tables));
+}
+
 // QEMU opens its userfaultfd when it reads LISTEN, at the head of the package with the devices.
 Result<void> QemuRestoreLoop::open_memory() {
   if (!memory_ || memory_outlet_->is_open()) return {};
-  auto userfault = memory_->userfault();
-  auto opened = userfault ? memory_outlet_->open(std::move(*userfault))
-                          : Result<void>(tl::make_unexpected(userfault.error()));
+  auto opened = try_to_open_memory();
   if (!opened) {
     const Errc code = opened.error().code;
     const bool early = code == Errc::not_found || code == Errc::busy;

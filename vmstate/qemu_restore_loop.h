@@ -79,6 +79,7 @@ class QemuRestoreLoop {
   Result<void> open_epoll();
   Result<void> watch_input(int fd);
   Result<void> open_memory();
+  Result<void> try_to_open_memory();
   void run();
   Result<Turn> turn();
   Result<void> read_requests();
