@@ -6,6 +6,8 @@
 //                              answers the same (seen on 6.18), and the page is not there
 //   EAGAIN, `copy` == -EAGAIN  the address space is changing: nothing was placed, ask again
 //   ESRCH                      the VMM is gone
+//   ENOMEM, ENOSPC             the host, its control group or the memory file has no page left
+//   anything else              this memory is not what the VMM said, or not any more
 #include "pager/userfault_outlet.h"
 
 #include <fmt/format.h>
@@ -23,14 +25,24 @@ namespace {
 
 constexpr std::size_t kFaultsPerRead = 16;
 
+// Never Errc::io: that would say that a page cannot be proved, and the guest be given up for lost. It only waits.
+Unexpected refused(std::string_view call, std::string_view subject, int error) {
+  Unexpected reason = syscall_error(call, subject, error);
+  reason.value().code = error == ESRCH                       ? Errc::gone
+                        : error == ENOMEM || error == ENOSPC ? Errc::no_space
+                                                             : Errc::vmm;
+  return reason;
+}
+
 // Registering what is registered already changes nothing. So it does not matter how far the VMM has come with it.
 Result<void> make_registered(const UniqueFd& userfault, const uffdio_range& range) {
   uffdio_register request{.range = range, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
   if (::ioctl(userfault.get(), UFFDIO_REGISTER, &request) == 0) return {};
   const int error = errno;
-  auto reason = syscall_error("UFFDIO_REGISTER", fmt::format("{:#x}", range.start), error);
-  // EINVAL: before the VMM's UFFDIO_API, among others.
+  Unexpected reason = refused("UFFDIO_REGISTER", fmt::format("{:#x}", range.start), error);
+  // EINVAL: before the VMM's UFFDIO_API, among others. ENOMEM: its memory is gone with it, or the kernel has none.
   if (error == EINVAL) reason.value().code = Errc::busy;
+  if (error == ENOMEM) reason.value().code = Errc::gone;
   return reason;
 }
 
@@ -84,7 +96,7 @@ Result<void> UserfaultOutlet::read_faults(std::vector<PageRun>& faults) {
     if (got < 0 && errno == EINTR) continue;
     // Another reader of the same descriptor may have been faster.
     if (got < 0 && errno == EAGAIN) return {};
-    if (got < 0) return syscall_error("read", "userfaultfd");
+    if (got < 0) return refused("read", "userfaultfd", errno);
     const std::size_t count = static_cast<std::size_t>(got) / sizeof(uffd_msg);
     for (std::size_t i = 0; i < count; ++i) {
       if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
@@ -171,7 +183,7 @@ Result<UserfaultOutlet::Next> UserfaultOutlet::after_failure(std::string_view ca
     PF_TRY(wake(address, page_bytes));
     return Next::skip_page;
   }
-  return syscall_error(call, fmt::format("page at {:#x} of the VMM", address), error);
+  return refused(call, fmt::format("page at {:#x} of the VMM", address), error);
 }
 
 // A page that is taken to be there and is not would read as zeros in the end.
@@ -187,7 +199,7 @@ Result<void> UserfaultOutlet::check_is_there(std::uint64_t address,
 Result<void> UserfaultOutlet::wake(std::uint64_t address, std::uint64_t bytes) {
   uffdio_range range{.start = address, .len = bytes};
   if (::ioctl(fd(), UFFDIO_WAKE, &range) == 0) return {};
-  return syscall_error("UFFDIO_WAKE", fmt::format("{:#x}", address));
+  return refused("UFFDIO_WAKE", fmt::format("{:#x}", address), errno);
 }
 
 // Takes the next part of a backing page: `bytes`, or `zero_bytes` zeros. They come in order and without others in between

@@ -34,16 +34,16 @@ class UserfaultOutlet final : public PageOutlet {
 
   // Until it has a descriptor it takes nothing. The descriptor must not block; every block is registered for missing pages with
   // it, if the VMM has not done so yet. Whoever waits already, for a pager that is gone, asks again. `tables`: the VMM's.
-  // Errors: busy (the VMM has not finished opening it: again later, with another duplicate), gone, io.
+  // Errors: busy (the VMM has not finished opening it: again later, with another duplicate), gone, vmm.
   Result<void> open(UniqueFd userfault, PageTables tables);
   bool is_open() const { return userfault_.valid(); }
   // To be watched for input; -1 before open().
   int fd() const { return userfault_.get(); }
 
-  // Appends the pages that somebody began to wait for. Never blocks. Errors: invalid (a fault outside the layout), gone, io.
+  // Appends the pages that somebody began to wait for. Never blocks. Errors: invalid (a fault outside the layout), vmm.
   Result<void> read_faults(std::vector<PageRun>& faults);
 
-  // Errors: gone (the VMM ended), no_space (hugetlb or a memory file is full), io.
+  // Errors: gone (the VMM ended), no_space (no memory for the page), vmm (it cannot be placed there).
   Result<std::uint64_t> put_pages(PageChannel channel, PageRun run,
                                   std::span<const std::byte> bytes) override;
   Result<std::uint64_t> put_zeros(PageChannel channel, PageRun run) override;

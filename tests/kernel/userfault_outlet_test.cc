@@ -259,6 +259,15 @@ TEST_F(UserfaultOutletTest, IsBusyUntilTheVmmHasSpokenToItsUserfaultfd) {
   EXPECT_TRUE(opened) << opened.error().message;
 }
 
+TEST_F(UserfaultOutletTest, MemoryThatIsNotThereIsTheVmmsFault) {
+  open();
+  ASSERT_EQ(::munmap(ram_.page(8), kPageSizeBytes), 0);
+  const auto taken = outlet_.put_pages(kUrgent, {PageIndex{8}, 1}, content(8, 1));
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(taken.error().code, Errc::vmm) << taken.error().message;
+  EXPECT_THAT(taken.error().message, HasSubstr("UFFDIO_COPY page at"));
+}
+
 // --- memory in a file that is mapped shared ---
 
 class UserfaultOutletMemfd : public UserfaultOutletTest {
@@ -340,6 +349,14 @@ TEST(UserfaultOutletOfAnotherProcess, AVmmThatEndedWhilePagesComeIsGone) {
   const auto zeros = guest.outlet.put_zeros(kUrgent, {kFirst, 1});
   ASSERT_FALSE(zeros);
   EXPECT_EQ(zeros.error().code, Errc::gone) << zeros.error().message;
+}
+
+TEST(UserfaultOutletOfAnotherProcess, AVmmThatEndedBeforeItIsOpenIsGone) {
+  GuestOfChild guest;
+  guest.child.end();
+  const auto opened = guest.outlet.open(std::move(guest.userfault), std::move(guest.tables));
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, Errc::gone) << opened.error().message;
 }
 
 }  // namespace
