@@ -330,6 +330,11 @@ Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
     return {};
   }
   PF_TRY(look_at_memory(state.layout, placement, deadline));
+  if (memory_) {
+    // It has been open since the devices were loaded.
+    auto userfault = memory_->userfault();
+    if (!userfault) return tl::make_unexpected(std::move(userfault).error());
+  }
   PF_TRY(qmp_->execute("migrate-recover", {{"uri", "unix:" + options_.channel_socket_path}},
                        deadline));
   PF_ASSIGN(channels_, QemuPageChannels::connect(options_.channel_socket_path, layout_));
