@@ -6,6 +6,8 @@
 #include <initializer_list>
 #include <vector>
 
+#include "tools/pageferry/option_names.h"
+
 namespace pageferry {
 namespace {
 
@@ -111,6 +113,38 @@ TEST(Options, JsonAndQuietExcludeEachOther) {
 
 TEST(Options, PrefetchOrderIsUnderstood) {
   EXPECT_EQ(migrate_with({"--prefetch", "linear"}).destination.order, PrefetchOrder::linear);
+}
+
+TEST(Options, PlacementIsAutomaticUnlessGiven) {
+  EXPECT_EQ(migrate_with({}).destination.placement, PagePlacement::automatic);
+}
+
+TEST(Options, EachPlacementIsUnderstood) {
+  EXPECT_EQ(migrate_with({"--placement", "auto"}).destination.placement, PagePlacement::automatic);
+  EXPECT_EQ(migrate_with({"--placement", "direct"}).destination.placement, PagePlacement::direct);
+  EXPECT_EQ(migrate_with({"--placement", "stream"}).destination.placement, PagePlacement::stream);
+}
+
+TEST(Options, ReceiveTakesAPlacement) {
+  auto command = parse({"receive", "--store", "/s", "--name", "vm", "--placement", "stream"});
+  ASSERT_TRUE(command) << command.error().text;
+  EXPECT_EQ(std::get<ReceiveCommand>(*command).destination.placement, PagePlacement::stream);
+}
+
+TEST(Options, UnknownPlacementIsUsage) {
+  auto command =
+      parse({"migrate", "qemu:/q", "--store", "/s", "--to", "local", "--placement", "uffd"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+  EXPECT_NE(command.error().text.find("uffd"), std::string::npos);
+}
+
+TEST(Options, TheNamesOfPlacementsAreReadBack) {
+  for (const auto& [name, value] : kPlacementNames) {
+    EXPECT_EQ(name_of(kPlacementNames, value), name);
+    EXPECT_EQ(find_named(kPlacementNames, name), value);
+  }
+  EXPECT_FALSE(find_named(kPlacementNames, "uffd"));
 }
 
 TEST(Options, KeepSourceKeepsIt) {
