@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "tools/pageferry/attempt_files.h"
+#include "tools/pageferry/option_names.h"
 #include "vmstate/qemu_spawn.h"
 #include "vmstate/run_directory.h"
 
@@ -274,7 +275,11 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
   if (!restore_ && vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
   if (restore_) {
     PF_TRY(restore_->finish());
-    result_["faults"] = {{"count", restore_->stats().faults}};
+    const RestoreStats stats = restore_->stats();
+    result_["faults"] = {{"count", stats.faults}};
+    if (stats.placement != PagePlacement::automatic) {
+      result_["placement"] = name_of(kPlacementNames, stats.placement);
+    }
     restore_.reset();
   }
   if (auto freed = free_image(snapshot); !freed) {
