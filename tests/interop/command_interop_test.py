@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import command_guest_cases  # noqa: E402
+import command_placement_cases  # noqa: E402
 import command_refusal_cases  # noqa: E402
 import command_stop_cases  # noqa: E402
 import command_store_cases  # noqa: E402
@@ -25,6 +26,7 @@ CASES = {
     **command_store_cases.CASES,
     **command_refusal_cases.CASES,
     **command_guest_cases.CASES,
+    **command_placement_cases.CASES,
 }
 
 

@@ -2,7 +2,9 @@
 """A real guest is captured into a page file and restored into a fresh, unmodified QEMU; its own
 check of its memory must be clean.
 
-    tests/interop/restore_interop_test.py --probe PROGRAM --qemu 10|7.2 CASE
+    tests/interop/restore_interop_test.py --probe PROGRAM --qemu 10|7.2 [--placement auto|direct|stream] CASE
+
+With a placement, pages must have got into the destination's memory in that way; a pager that attaches is never told which.
 
 Cases:
   round-trip   the guest goes on, no heartbeat lost, every page right
@@ -49,8 +51,9 @@ def wait_for_monitor(qmp_path):
 class Move:
     """One guest, its page file, and its destination QEMU."""
 
-    def __init__(self, probe, guest, directory):
+    def __init__(self, probe, guest, directory, placement):
         self.probe, self.guest, self.directory = probe, guest, Path(directory)
+        self.placement = placement
         self.store = self.directory / "store"
         self.store.mkdir()
         self.destination = ""
@@ -69,6 +72,8 @@ class Move:
     def serve(self, command, *options):
         """Starts the process that serves pages."""
         self.attempts += 1
+        if command == "restore":
+            options = (*options, "--placement", self.placement)
         return subprocess.Popen(
             [self.probe, command, "--qmp", self.destination, "--dir", str(self.store),
              "--channel", str(self.directory / f"channel{self.attempts}"), *options],
@@ -97,7 +102,11 @@ class Move:
     def end(self, process):
         output, errors = process.communicate(timeout=120)
         expect(process.returncode == 0, f"the restore ends well {errors.strip()}")
-        return json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        stats = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        # "auto": the pages had all come before this pager.
+        expect(self.placement == "auto" or stats["placement"] in (self.placement, "auto"),
+               f"pages came by {stats['placement']}")
+        return stats
 
 
 def expect_sound_guest(guest):
@@ -234,6 +243,7 @@ def main():
     parser = argparse.ArgumentParser(description="Restores real guests.")
     parser.add_argument("--probe", required=True)
     parser.add_argument("--qemu", choices=("10", "7.2"), default="10")
+    parser.add_argument("--placement", choices=("auto", "direct", "stream"), default="auto")
     parser.add_argument("case", choices=CASES)
     arguments = parser.parse_args()
     machine.prepare()
@@ -242,9 +252,9 @@ def main():
     directory = tempfile.mkdtemp(prefix="pageferry-restore-")
     try:
         with Guest(config, directory) as guest:
-            print(f"{arguments.case} on QEMU {arguments.qemu}, {guest.accelerator}", flush=True)
+            print(f"{arguments.case} on QEMU {arguments.qemu}, {guest.accelerator}, placement {arguments.placement}", flush=True)
             guest.wait_ready()
-            CASES[arguments.case](Move(arguments.probe, guest, directory))
+            CASES[arguments.case](Move(arguments.probe, guest, directory, arguments.placement))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

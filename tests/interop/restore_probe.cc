@@ -4,7 +4,7 @@
 //   restore_probe capture --qmp SOURCE --dir DIR
 //       writes DIR/pages and DIR/state; the source ends in postmigrate
 //   restore_probe restore --qmp DESTINATION --dir DIR --channel SOCKET [--order hot]
-//                         [--hold-before-cont MS]
+//                         [--placement auto|direct|stream] [--hold-before-cont MS]
 //   restore_probe attach --qmp DESTINATION --dir DIR --channel SOCKET
 //
 // Every phase edge is a line "<name> <CLOCK_MONOTONIC in us>" on stdout, statistics are a line of
@@ -24,6 +24,7 @@
 
 #include "pager/page_file_reader.h"
 #include "pager/page_file_writer.h"
+#include "tools/pageferry/option_names.h"
 #include "transport/aio_file.h"
 #include "vmstate/device_state.h"
 #include "vmstate/qemu_capture.h"
@@ -41,6 +42,7 @@ struct Arguments {
   std::string directory;
   std::string channel;
   std::string order = "hot";
+  std::string placement = "auto";
   std::uint64_t bandwidth_mib_s = 0;
   unsigned hold_before_cont_ms = 0;
 };
@@ -81,9 +83,10 @@ void print_stats(const QemuRestore& restore) {
   fmt::print(
       "{{\"pages\":{},\"demand\":{},\"prefetched\":{},\"zero\":{},\"faults\":{},\"already-sent\":{}"
       ","
-      "\"fault-p50-us\":{},\"fault-p99-us\":{},\"fault-max-us\":{}}}\n",
+      "\"placement\":\"{}\",\"fault-p50-us\":{},\"fault-p99-us\":{},\"fault-max-us\":{}}}\n",
       s.pages_total, s.pages_demand, s.pages_prefetched, s.pages_zero, s.faults,
-      s.faults_already_sent, s.fault_p50_us, s.fault_p99_us, s.fault_max_us);
+      s.faults_already_sent, name_of(kPlacementNames, s.placement), s.fault_p50_us, s.fault_p99_us,
+      s.fault_max_us);
   std::fflush(stdout);
 }
 
@@ -120,8 +123,8 @@ Result<std::unique_ptr<QemuRestore>> make_restore(const Arguments& arguments, Qm
   RestoreOptions options;
   options.channel_socket_path = arguments.channel;
   options.prefetch_bandwidth_bytes_per_s = arguments.bandwidth_mib_s << 20;
-  if (arguments.order == "none") options.order = PrefetchOrder::none;
-  if (arguments.order == "linear") options.order = PrefetchOrder::linear;
+  options.order = find_named(kPrefetchOrderNames, arguments.order).value();
+  options.placement = find_named(kPlacementNames, arguments.placement).value();
   return QemuRestore::create(qmp, options);
 }
 
@@ -184,6 +187,8 @@ int main(int argc, char** argv) {
     command->add_option("--channel", arguments.channel)->required();
     command->add_option("--order", arguments.order)
         ->check(CLI::IsMember({"none", "linear", "hot"}));
+    command->add_option("--placement", arguments.placement)
+        ->check(CLI::IsMember({"auto", "direct", "stream"}));
     command->add_option("--bandwidth", arguments.bandwidth_mib_s,
                         "MiB/s of prefetch, 0 = no limit");
     command->add_option("--hold-before-cont", arguments.hold_before_cont_ms, "milliseconds");

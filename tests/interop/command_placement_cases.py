@@ -1,0 +1,113 @@
+"""Cases about the way in which pages get into the destination's memory: --placement, what a recovery goes on with, and what is
+done where direct is not permitted."""
+
+import os
+from contextlib import contextmanager
+
+import ferry
+import machine
+import processes
+from command_rig import Point, expect_code, expect_moved
+from qmp import Qmp
+from statements import expect
+
+NO_WAY = "no way into the memory of QEMU"
+
+
+def placement(rig):
+    """--placement is obeyed and said; without it pages go straight into memory."""
+    guest = rig.guest()
+    for options, expected in (
+        ([], "direct"),
+        (["--placement", "stream"], "stream"),
+        (["--placement", "direct"], "direct"),
+    ):
+        pid = guest.pid
+        outcome = rig.migrate(guest, *options)
+        expect_code(outcome, 0)
+        expect(outcome.final["placement"] == expected, f"{options}: {outcome.final['placement']}")
+        expect_moved(rig, guest, pid)
+    expect_code(rig.migrate(guest, "--placement", "uffd"), 2)
+
+
+def _receive_and_kill(rig, guest, how):
+    """The guest runs at a destination whose pager was killed before it had brought all pages."""
+    expect_code(rig.tool(guest, "send", f"qemu:{guest.qmp_path}", *rig.named(guest)), 0)
+    guest.reap()
+    point = Point(rig, "destination.restoring")
+    receiver = ferry.Running(
+        "receive", *rig.named(guest), "--run-dir", ferry.run_directory(guest),
+        "--placement", how, "--prefetch", "none", *point.options)
+    point.wait_reached()
+    receiver.process.kill()
+    receiver.wait(10)
+    (qemu,) = processes.qemus_of(guest.uuid)
+    with Qmp(qemu.watch_socket()) as monitor:
+        status = monitor.command("query-migrate")["status"]
+        on = [one["state"] for one in monitor.command("query-migrate-capabilities")
+              if one["capability"] == "postcopy-preempt"]
+    expect(status.startswith("postcopy"), f"pages are missing: {status}")
+    expect(on == [how == "stream"], f"{how}: postcopy-preempt is {on}")
+    guest.adopt(qemu.pid, qemu.monitors()[0])
+
+
+def recover_placement(rig):
+    """recover goes on in the way in which the killed pager had begun."""
+    guest = rig.guest()
+    for how in ("stream", "direct"):
+        pid = guest.pid
+        _receive_and_kill(rig, guest, how)
+        recovered = rig.tool(guest, "recover", *rig.named(guest))
+        expect_code(recovered, 0)
+        expect(recovered.final["placement"] == how, f"begun by {how}: {recovered.final}")
+        expect_moved(rig, guest, pid)
+
+
+@contextmanager
+def _in_a_container(rig):
+    """The program may not duplicate descriptors of other processes."""
+    script = rig.directory / "pageferry-in-container"
+    by = machine.REPOSITORY / "tests" / "harness" / "without_pidfd_getfd.py"
+    script.write_text(f'#!/bin/sh\nexec "{by}" "{machine.pageferry()}" "$@"\n')
+    script.chmod(0o755)
+    before = os.environ.get("PAGEFERRY")
+    os.environ["PAGEFERRY"] = str(script)
+    try:
+        yield
+    finally:
+        del os.environ["PAGEFERRY"]
+        if before is not None:
+            os.environ["PAGEFERRY"] = before
+
+
+def placement_not_permitted(rig):
+    """Where direct is not permitted, pages come in the stream; asked for by name it is refused, and the guest stays."""
+    guest = rig.guest()
+    pid = guest.pid
+    with _in_a_container(rig):
+        expect_code(rig.migrate(guest, "--placement", "direct"), 1, NO_WAY)
+        expect(guest.pid == pid, "the guest is where it was")
+        outcome = rig.migrate(guest)
+    expect_code(outcome, 0)
+    expect(outcome.final["placement"] == "stream", f"pages came by {outcome.final['placement']}")
+    expect_moved(rig, guest, pid)
+
+
+def recover_not_permitted(rig):
+    """What was begun directly is not gone on with in the stream by somebody who is not permitted: exit 7, the guest waits, and
+    is recovered by somebody who is."""
+    guest = rig.guest()
+    pid = guest.pid
+    _receive_and_kill(rig, guest, "direct")
+    with _in_a_container(rig):
+        expect_code(rig.tool(guest, "recover", *rig.named(guest)), 7, NO_WAY)
+    expect_code(rig.tool(guest, "recover", *rig.named(guest)), 0)
+    expect_moved(rig, guest, pid)
+
+
+CASES = {
+    "placement": placement,
+    "recover-placement": recover_placement,
+    "placement-not-permitted": placement_not_permitted,
+    "recover-not-permitted": recover_not_permitted,
+}
