@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs a program that may not duplicate descriptors of other processes, as in a container whose seccomp profile forbids it
-(Docker's does, without CAP_SYS_PTRACE). All that it starts is bound likewise.
+"""Runs a program that may not duplicate descriptors of other processes, as in a container whose
+seccomp profile forbids it (Docker's does, without CAP_SYS_PTRACE). All that it starts is bound likewise.
 
     tests/harness/without_pidfd_getfd.py PROGRAM [ARGUMENT...]
 """

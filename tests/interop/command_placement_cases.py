@@ -1,5 +1,5 @@
-"""Cases about the way in which pages get into the destination's memory: --placement, what a recovery goes on with, and what is
-done where direct is not permitted."""
+"""Cases about the way in which pages get into the destination's memory: --placement, what a recovery
+goes on with, and what is done where direct is not permitted."""
 
 import os
 from contextlib import contextmanager
@@ -81,7 +81,8 @@ def _in_a_container(rig):
 
 
 def placement_not_permitted(rig):
-    """Where direct is not permitted, pages come in the stream; asked for by name it is refused, and the guest stays."""
+    """Where direct is not permitted, pages come in the stream; asked for by name it is refused, and the
+    guest stays."""
     guest = rig.guest()
     pid = guest.pid
     with _in_a_container(rig):
@@ -94,8 +95,8 @@ def placement_not_permitted(rig):
 
 
 def recover_not_permitted(rig):
-    """What was begun directly is not gone on with in the stream by somebody who is not permitted: exit 7, the guest waits, and
-    is recovered by somebody who is."""
+    """Somebody who may not trace QEMU does not go on in the stream with what was begun directly: exit 7,
+    the guest waits, and is recovered by somebody who may."""
     guest = rig.guest()
     pid = guest.pid
     _receive_and_kill(rig, guest, "direct")

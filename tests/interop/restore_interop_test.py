@@ -4,7 +4,8 @@ check of its memory must be clean.
 
     tests/interop/restore_interop_test.py --probe PROGRAM --qemu 10|7.2 [--placement auto|direct|stream] CASE
 
-With a placement, pages must have got into the destination's memory in that way; a pager that attaches is never told which.
+With a placement, pages must have got into the destination's memory in that way; a pager that
+attaches is never told which.
 
 Cases:
   round-trip   the guest goes on, no heartbeat lost, every page right
@@ -252,7 +253,8 @@ def main():
     directory = tempfile.mkdtemp(prefix="pageferry-restore-")
     try:
         with Guest(config, directory) as guest:
-            print(f"{arguments.case} on QEMU {arguments.qemu}, {guest.accelerator}, placement {arguments.placement}", flush=True)
+            print(f"{arguments.case} on QEMU {arguments.qemu}, {guest.accelerator}, "
+                  f"placement {arguments.placement}", flush=True)
             guest.wait_ready()
             CASES[arguments.case](Move(arguments.probe, guest, directory, arguments.placement))
     finally:
