@@ -1,6 +1,6 @@
 // What the ioctls answer, and what it means (seen on Linux 6.1 to 6.18; the manual page leaves some of it open):
 //
-//   0                          everything is placed, waiters are woken
+//   0                          everything is placed (`copy` says how much that is), waiters are woken
 //   EAGAIN, `copy` > 0         that much is placed and woken; go on behind it to learn why
 //   EEXIST                     the first page is there; nobody was woken. Or it is a huge page and none is left to take: that
 //                              answers the same (seen on 6.18), and the page is not there
@@ -131,43 +131,44 @@ Result<std::uint64_t> UserfaultOutlet::put_zeros(PageChannel channel, PageRun ru
   return run.pages;
 }
 
-Result<void> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::byte> bytes,
-                                   std::uint64_t page_bytes) {
-  while (!bytes.empty()) {
-    uffdio_copy request{.dst = address,
-                        .src = reinterpret_cast<std::uintptr_t>(bytes.data()),
-                        .len = bytes.size(),
-                        .mode = 0,
-                        .copy = 0};
-    if (::ioctl(fd(), UFFDIO_COPY, &request) == 0) return {};
-    std::uint64_t done = 0;
-    if (request.copy > 0) {
-      done = static_cast<std::uint64_t>(request.copy);
-    } else {
-      PF_ASSIGN(const Next next, after_failure("UFFDIO_COPY", address, page_bytes, errno));
-      if (next == Next::skip_page) done = page_bytes;
+// `attempt(done)` makes one call for what lies behind the first `done` bytes, and returns what the kernel says that it placed.
+template <typename Attempt>
+Result<void> UserfaultOutlet::place(std::string_view call, std::uint64_t address,
+                                    std::uint64_t bytes, std::uint64_t page_bytes,
+                                    Attempt attempt) {
+  std::uint64_t done = 0;
+  while (done < bytes) {
+    const std::int64_t placed = attempt(done);
+    if (placed > 0) {
+      done += static_cast<std::uint64_t>(placed);
+      continue;
     }
-    address += done;
-    bytes = bytes.subspan(done);
+    PF_ASSIGN(const Next next, after_failure(call, address + done, page_bytes, errno));
+    if (next == Next::skip_page) done += page_bytes;
   }
   return {};
 }
 
+Result<void> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::byte> bytes,
+                                   std::uint64_t page_bytes) {
+  return place("UFFDIO_COPY", address, bytes.size(), page_bytes, [&](std::uint64_t done) {
+    uffdio_copy request{.dst = address + done,
+                        .src = reinterpret_cast<std::uintptr_t>(bytes.data() + done),
+                        .len = bytes.size() - done,
+                        .mode = 0,
+                        .copy = 0};
+    ::ioctl(fd(), UFFDIO_COPY, &request);
+    return request.copy;
+  });
+}
+
 Result<void> UserfaultOutlet::place_zeros(std::uint64_t address, std::uint64_t bytes) {
-  while (bytes > 0) {
-    uffdio_zeropage request{.range = {.start = address, .len = bytes}, .mode = 0, .zeropage = 0};
-    if (::ioctl(fd(), UFFDIO_ZEROPAGE, &request) == 0) return {};
-    std::uint64_t done = 0;
-    if (request.zeropage > 0) {
-      done = static_cast<std::uint64_t>(request.zeropage);
-    } else {
-      PF_ASSIGN(const Next next, after_failure("UFFDIO_ZEROPAGE", address, kPageSizeBytes, errno));
-      if (next == Next::skip_page) done = kPageSizeBytes;
-    }
-    address += done;
-    bytes -= done;
-  }
-  return {};
+  return place("UFFDIO_ZEROPAGE", address, bytes, kPageSizeBytes, [&](std::uint64_t done) {
+    uffdio_zeropage request{
+        .range = {.start = address + done, .len = bytes - done}, .mode = 0, .zeropage = 0};
+    ::ioctl(fd(), UFFDIO_ZEROPAGE, &request);
+    return request.zeropage;
+  });
 }
 
 Result<UserfaultOutlet::Next> UserfaultOutlet::after_failure(std::string_view call,

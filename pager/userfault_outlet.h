@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "pager/memory_layout.h"
@@ -60,6 +61,9 @@ class UserfaultOutlet final : public PageOutlet {
   };
   Target target_of(PageIndex page) const;
   Result<PageRun> page_at(std::uint64_t address) const;
+  template <typename Attempt>
+  Result<void> place(std::string_view call, std::uint64_t address, std::uint64_t bytes,
+                     std::uint64_t page_bytes, Attempt attempt);
   Result<void> copy(std::uint64_t address, std::span<const std::byte> bytes,
                     std::uint64_t page_bytes);
   Result<void> place_zeros(std::uint64_t address, std::uint64_t bytes);
