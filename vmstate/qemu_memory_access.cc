@@ -2,7 +2,6 @@
 #include "vmstate/qemu_memory_access.h"
 
 #include <fmt/format.h>
-#include <poll.h>
 
 #include <algorithm>
 #include <span>
@@ -21,10 +20,8 @@ Result<std::vector<std::uint64_t>> addresses_of(const MemoryLayout& layout,
                                                 const std::vector<QemuRamBlock>& blocks) {
   std::vector<std::uint64_t> addresses;
   for (const RamBlock& block : layout.blocks()) {
-    const auto there =
-        std::find_if(blocks.begin(), blocks.end(),
-                     [&block](const QemuRamBlock& one) { return one.name == block.name; });
-    if (there == blocks.end() || !there->host_address) {
+    const QemuRamBlock* const there = find_ram_block(blocks, block.name);
+    if (there == nullptr || !there->host_address) {
       return fail(Errc::unsupported,
                   fmt::format("QEMU does not say where its RAM block '{}' is (8.2 and later do)",
                               block.name));
@@ -92,8 +89,7 @@ Result<UniqueFd> QemuMemoryAccess::userfault() const {
 Result<PageTables> QemuMemoryAccess::page_tables() const {
   PF_ASSIGN(PageTables tables, PageTables::open(pid_));
   // Opened by number: still the QEMU that was probed?
-  pollfd entry{.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
-  if (::poll(&entry, 1, 0) == 0) return tables;
+  if (!has_ended(pidfd_, Milliseconds(0))) return tables;
   return fail(Errc::gone, fmt::format("QEMU {} has ended", pid_));
 }
 

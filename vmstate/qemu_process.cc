@@ -175,6 +175,17 @@ Result<UniqueFd> open_pidfd(const ProcessIdentity& identity) {
   return fd;
 }
 
+bool has_ended(const UniqueFd& pidfd, Milliseconds wait) {
+  const MonotonicClock clock;
+  const Deadline deadline = Deadline::after(clock, wait);
+  for (;;) {
+    pollfd entry{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
+    const int ready = ::poll(&entry, 1, deadline.poll_timeout_ms());
+    if (ready > 0) return true;
+    if (ready == 0 || deadline.passed()) return false;
+  }
+}
+
 Result<void> refuse_libvirt_guest(const QemuProcess& process) {
   std::string evidence;
   if (process.cgroup.find("/machine-qemu") != std::string::npos ||

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "transport/host_identity.h"  // ProcessIdentity, identify_process, is_alive, this_host: use these
+#include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
 
@@ -43,6 +44,8 @@ Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root = "/
 
 // A pidfd that certainly means this process: gone when the pid is free or another's.
 Result<UniqueFd> open_pidfd(const ProcessIdentity& identity);
+// True when the process behind a pidfd has ended; false at the end of `wait`.
+bool has_ended(const UniqueFd& pidfd, Milliseconds wait);
 
 // invalid when libvirt manages this QEMU: it would take the move for a crash, and its monitors are
 // inherited descriptors.

@@ -108,14 +108,18 @@ Result<std::vector<QemuRamBlock>> query_ram_blocks(QmpClient& qmp, Deadline dead
   return parse_ram_blocks(reply.get<std::string>());
 }
 
+const QemuRamBlock* find_ram_block(const std::vector<QemuRamBlock>& blocks, std::string_view name) {
+  const auto found = std::find_if(blocks.begin(), blocks.end(),
+                                  [name](const QemuRamBlock& one) { return one.name == name; });
+  return found == blocks.end() ? nullptr : &*found;
+}
+
 Result<MemoryLayout> layout_at_destination(const MemoryLayout& captured,
                                            const std::vector<QemuRamBlock>& destination) {
   std::vector<RamBlock> blocks = captured.blocks();
   for (RamBlock& block : blocks) {
-    const auto there =
-        std::find_if(destination.begin(), destination.end(),
-                     [&block](const QemuRamBlock& one) { return one.name == block.name; });
-    if (there == destination.end()) {
+    const QemuRamBlock* const there = find_ram_block(destination, block.name);
+    if (there == nullptr) {
       return fail(Errc::invalid,
                   fmt::format("the destination QEMU has no RAM block '{}'", block.name));
     }

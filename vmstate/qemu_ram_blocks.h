@@ -30,6 +30,9 @@ struct QemuRamBlock {
 Result<std::vector<QemuRamBlock>> parse_ram_blocks(std::string_view text);
 Result<std::vector<QemuRamBlock>> query_ram_blocks(QmpClient& qmp, Deadline deadline);
 
+// The block of that name, or nullptr. Lifetime: as `blocks`.
+const QemuRamBlock* find_ram_block(const std::vector<QemuRamBlock>& blocks, std::string_view name);
+
 // `captured` with the page sizes that back the same blocks at a destination. Errc::invalid names a
 // block that the destination lacks or whose size does not fit.
 Result<MemoryLayout> layout_at_destination(const MemoryLayout& captured,

@@ -24,18 +24,6 @@ constexpr std::size_t kLogLinesInError = 4;
 constexpr std::size_t kLogTailBytes = 8192;
 constexpr Milliseconds kRetryInterval{10};  // between two tries of a socket that is not there yet
 
-// True when the process has ended; false at the end of `wait`.
-bool has_ended(int pidfd, Milliseconds wait) {
-  const MonotonicClock clock;
-  const Deadline deadline = Deadline::after(clock, wait);
-  for (;;) {
-    pollfd entry{.fd = pidfd, .events = POLLIN, .revents = 0};
-    const int ready = ::poll(&entry, 1, deadline.poll_timeout_ms());
-    if (ready > 0) return true;
-    if (ready == 0 || deadline.passed()) return false;
-  }
-}
-
 Error with_log(Error error, const std::string& log_file) {
   const std::string lines = last_lines_of(log_file, kLogLinesInError);
   error.message +=
@@ -49,13 +37,13 @@ void give_up(const StartedChild& child) {
                                 // held until we reap it
   ::kill(child.pid, SIGKILL);
   constexpr Milliseconds kDeathBound{5000};
-  has_ended(child.pidfd.get(), kDeathBound);
+  has_ended(child.pidfd, kDeathBound);
   reap(child.pid);
 }
 
 // Waits a little before the monitor is tried again; fails if there is nothing left to wait for.
 Result<void> check_child(const StartedChild& child, LaunchKind kind) {
-  if (!has_ended(child.pidfd.get(), kRetryInterval)) return {};
+  if (!has_ended(child.pidfd, kRetryInterval)) return {};
   const std::string how = how_it_ended(child.pid);
   if (kind == LaunchKind::qemu || how != "exit status 0") {
     return fail(
@@ -92,7 +80,7 @@ Result<bool> signal_and_wait(const UniqueFd& pidfd, int signal, Milliseconds bou
     if (errno == ESRCH) return true;
     return syscall_error("pidfd_send_signal", fmt::format("signal {}", signal));
   }
-  return has_ended(pidfd.get(), bound);
+  return has_ended(pidfd, bound);
 }
 
 }  // namespace
@@ -120,7 +108,7 @@ Result<EndedBy> end_qemu(const ProcessIdentity& identity, QmpClient* qmp, const 
     const Deadline until = Deadline::after(clock, bounds.after_quit);
     const auto asked = qmp->execute("quit", nlohmann::json(), until);
     const bool dying = asked || asked.error().code == Errc::gone;
-    if (dying && has_ended(pidfd->get(), Milliseconds(until.poll_timeout_ms()))) {
+    if (dying && has_ended(*pidfd, Milliseconds(until.poll_timeout_ms()))) {
       reap(identity.pid);
       return EndedBy::quit;
     }

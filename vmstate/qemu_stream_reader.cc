@@ -28,10 +28,8 @@ Result<MemoryLayout> layout_with_backing(const MemoryLayout& layout,
                                          const std::vector<QemuRamBlock>& known) {
   std::vector<RamBlock> blocks = layout.blocks();
   for (RamBlock& block : blocks) {
-    const auto same = std::find_if(known.begin(), known.end(), [&](const QemuRamBlock& other) {
-      return other.name == block.name;
-    });
-    if (same == known.end()) {
+    const QemuRamBlock* const same = find_ram_block(known, block.name);
+    if (same == nullptr) {
       return fail(Errc::vmm,
                   fmt::format("RAM block \"{}\" of the stream is not in QEMU's \"info ramblock\"",
                               block.name));
