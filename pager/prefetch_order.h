@@ -66,7 +66,7 @@ class Prefetcher {
   void set_scope(Scope scope) { scope_ = scope; }
   // What is known to be wanted soon has been chosen; next() is at the rest.
   bool sweeping() const { return sweeping_; }
-  // The guest asked for this page: what lies around it, upwards first, goes next.
+  // The guest asked for this page. In a hot region, or at the second time: what lies around it, upwards first, goes next.
   void note_fault(PageIndex page);
 
  private:

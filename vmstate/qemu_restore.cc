@@ -31,8 +31,8 @@ constexpr int kQemu80 =
 constexpr int kQemu91 = 90100;  // migrate-incoming takes exit-on-error
 constexpr std::uint32_t kPreparedPing = 2;
 constexpr Milliseconds kStopBound{5000};
-constexpr Milliseconds kSettleTime{
-    60};  // prefetch is gentle for so long after the guest was resumed
+// In the stream prefetch is gentle for so long after the guest was resumed.
+constexpr Milliseconds kSettleTime{60};
 constexpr Milliseconds kCompleteBound{30000};
 // Between two questions to QEMU about a state that it reports by no event.
 constexpr Nanoseconds kAskAgain = std::chrono::microseconds(500);
@@ -260,7 +260,9 @@ Result<void> RealQemuRestore::load_devices(const QemuState& state, PageSupply& s
 
 void RealQemuRestore::begin_prefetch(GuestIs guest) {
   PF_CHECK(loop_ != nullptr);
-  loop_->release_prefetch(guest == GuestIs::resumed ? Nanoseconds(kSettleTime) : Nanoseconds(0));
+  // Into memory, prefetch takes little from the guest and saves it faults.
+  const bool settle = guest == GuestIs::resumed && placement_ == PagePlacement::stream;
+  loop_->release_prefetch(settle ? Nanoseconds(kSettleTime) : Nanoseconds(0));
   prefetch_begun_ = true;
 }
 

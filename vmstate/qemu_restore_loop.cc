@@ -31,6 +31,12 @@ std::optional<UserfaultOutlet> outlet_into(const std::optional<QemuMemoryAccess>
   return UserfaultOutlet(layout, memory->block_addresses());
 }
 
+void ring(const UniqueFd& event) {
+  const std::uint64_t one = 1;
+  // Fails only when the counter is full: then it is signalled already.
+  [[maybe_unused]] const ssize_t written = ::write(event.get(), &one, sizeof one);
+}
+
 }  // namespace
 
 QemuRestoreLoop::QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader return_path,
@@ -119,9 +125,7 @@ void QemuRestoreLoop::start() {
 }
 
 void QemuRestoreLoop::request_stop() {
-  const std::uint64_t one = 1;
-  // Fails only when the counter is full: then it is signalled already.
-  [[maybe_unused]] const ssize_t written = ::write(stop_.get(), &one, sizeof one);
+  ring(stop_);
 }
 
 void QemuRestoreLoop::run() {
@@ -134,10 +138,8 @@ void QemuRestoreLoop::run() {
 }
 
 void QemuRestoreLoop::release_prefetch(Nanoseconds settle_time) {
-  // Into memory, prefetch takes little from the guest and saves it faults.
-  pace_until_ = memory_ ? 0 : (clock_.now() + settle_time).count();
-  const std::uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
+  pace_until_ = (clock_.now() + settle_time).count();
+  ring(wake_);
 }
 
 void QemuRestoreLoop::choose_pace() {
@@ -221,14 +223,13 @@ Result<void> QemuRestoreLoop::watch(int fd, bool& watched_for_room, bool full) {
 
 // How long to sleep while pages are missing; less than a second.
 Nanoseconds QemuRestoreLoop::wait_limit() const {
-  const Nanoseconds now = clock_.now();
   if (memory_outlet_ && !memory_outlet_->is_open()) return kLookForMemory;
   if (page_in_.wants_step()) return Nanoseconds(0);
   // A channel that was full for the last step and has room by now is watched by nobody: without another look the restore would
   // wait for ever (seen in the 8th and the 18th of many moves in a row).
   const auto wake_at = page_in_.wake_at();
   if (!wake_at) return kLookAgain;
-  return std::clamp(*wake_at - now, Nanoseconds(0), kLookAgain);
+  return std::clamp(*wake_at - clock_.now(), Nanoseconds(0), kLookAgain);
 }
 
 Result<void> QemuRestoreLoop::wait_for_event() {

@@ -1,6 +1,6 @@
 // QemuRestoreLoop: the thread that serves a destination QEMU: page requests in, pages out, until
 // every page is there. It alone touches the PageSupply, the channels and the page state; it waits
-// in one epoll for the return path, finished reads, room in the channels, and stop.
+// in one epoll for the return path, finished reads, room in the channels, a new pace, and stop.
 //
 // Pages travel in the channels or, with a QemuMemoryAccess, go straight into QEMU's memory: then the
 // userfaultfd is one more thing to wait for, and the channels carry only the end.
@@ -59,7 +59,7 @@ class QemuRestoreLoop {
   void start();
   // How prefetch begins. From any thread; a loop that is never told prefetches at full pace.
   void hold_prefetch() { pace_until_ = Nanoseconds::max().count(); }
-  // The guest was resumed, or stays paused: full pace. Where pages travel in channels, after `settle_time` for the guest alone.
+  // The guest was resumed, or stays paused: full pace, after `settle_time` for the guest alone.
   void release_prefetch(Nanoseconds settle_time);
   // Waits for one event, or a failure (page_unproved, failed); nullopt at the deadline.
   std::optional<Event> wait(Event wanted, Deadline deadline);

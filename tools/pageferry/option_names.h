@@ -5,8 +5,10 @@
 
 #include <array>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "pager/prefetch_order.h"
 #include "vmstate/qemu_placement.h"
@@ -29,6 +31,14 @@ constexpr std::string_view name_of(const Names& names, Value value) {
     if (named == value) return name;
   }
   return {};
+}
+
+// The words alone, in the table's order.
+template <typename Names>
+std::vector<std::string> words_of(const Names& names) {
+  std::vector<std::string> words;
+  for (const auto& [name, named] : names) words.emplace_back(name);
+  return words;
 }
 
 // nullopt when the table has no such word.

@@ -8,7 +8,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
-#include <map>
 
 #include "tools/pageferry/option_names.h"
 
@@ -97,10 +96,10 @@ void add_source(CLI::App& app, RawOptions& raw) {
 
 void add_destination(CLI::App& app, RawOptions& raw) {
   app.add_option("--prefetch", raw.prefetch, "order: none, linear or hot")
-      ->check(CLI::IsMember({"none", "linear", "hot"}));
+      ->check(CLI::IsMember(words_of(kPrefetchOrderNames)));
   app.add_option("--placement", raw.placement,
                  "how pages get into QEMU's memory: auto, direct (its userfaultfd) or stream")
-      ->check(CLI::IsMember({"auto", "direct", "stream"}));
+      ->check(CLI::IsMember(words_of(kPlacementNames)));
   app.add_flag("--keep", raw.keep, "keep the image after the guest is resident");
   app.add_option(
       "--incoming-command", raw.incoming_command,
