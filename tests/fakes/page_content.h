@@ -29,6 +29,17 @@ inline PageArray content_of(std::uint64_t page, std::uint64_t age) {
   return bytes;
 }
 
+// Of several pages, one after the other.
+inline std::vector<std::byte> contents_of(std::uint64_t first, std::uint64_t pages,
+                                          std::uint64_t age = 1) {
+  std::vector<std::byte> bytes;
+  for (std::uint64_t page = first; page < first + pages; ++page) {
+    const PageArray one = content_of(page, age);
+    bytes.insert(bytes.end(), one.begin(), one.end());
+  }
+  return bytes;
+}
+
 inline MemoryLayout layout_of(const std::vector<std::pair<std::string, std::uint64_t>>& blocks) {
   std::vector<RamBlock> list;
   for (const auto& [name, pages] : blocks) {

@@ -20,15 +20,6 @@ using namespace testing_support;
 constexpr std::uint64_t kUnit = kHugeBytes / kPageSizeBytes;  // pages of a backing page
 constexpr std::uint64_t kBackingPages = 3;
 
-std::vector<std::byte> content(std::uint64_t first, std::uint64_t pages, std::uint64_t age = 1) {
-  std::vector<std::byte> bytes;
-  for (std::uint64_t page = first; page < first + pages; ++page) {
-    const PageArray one = content_of(page, age);
-    bytes.insert(bytes.end(), one.begin(), one.end());
-  }
-  return bytes;
-}
-
 MemoryLayout huge_layout() {
   auto layout = MemoryLayout::make({RamBlock{.name = "pc.ram",
                                              .length_bytes = kBackingPages * kHugeBytes,
@@ -47,7 +38,8 @@ struct HugeGuest {
   void put(PageChannel channel, std::uint64_t first, std::uint64_t pages, std::uint64_t age = 1) {
     constexpr std::uint64_t kPart = 64;
     for (std::uint64_t at = first; at < first + pages; at += kPart) {
-      const auto taken = outlet.put_pages(channel, {PageIndex{at}, kPart}, content(at, kPart, age));
+      const auto taken =
+          outlet.put_pages(channel, {PageIndex{at}, kPart}, contents_of(at, kPart, age));
       ASSERT_TRUE(taken) << taken.error().message;
       EXPECT_EQ(*taken, kPart);
     }
@@ -74,7 +66,7 @@ class UserfaultOutletHugetlb : public testing::Test {
 TEST_F(UserfaultOutletHugetlb, PartsAreGatheredAndGoInAsAWhole) {
   HugeGuest guest;
   guest.put(PageChannel::background, 0, kUnit);
-  EXPECT_TRUE(guest.holds(0, content(0, kUnit)));
+  EXPECT_TRUE(guest.holds(0, contents_of(0, kUnit)));
 }
 
 TEST_F(UserfaultOutletHugetlb, WhoWaitsGoesOnWhenTheLastPartIsThere) {
@@ -88,7 +80,7 @@ TEST_F(UserfaultOutletHugetlb, WhoWaitsGoesOnWhenTheLastPartIsThere) {
   guest.put(PageChannel::urgent, kUnit, kUnit - 64);
   EXPECT_FALSE(toucher.has_seen());
   guest.put(PageChannel::urgent, 2 * kUnit - 64, 64);
-  EXPECT_EQ(toucher.wait(), content(kUnit + 5, 1)[0]);
+  EXPECT_EQ(toucher.wait(), contents_of(kUnit + 5, 1)[0]);
 }
 
 TEST_F(UserfaultOutletHugetlb, ZeroPagesInsideAreZero) {
@@ -99,7 +91,7 @@ TEST_F(UserfaultOutletHugetlb, ZeroPagesInsideAreZero) {
   guest.put(PageChannel::urgent, kUnit + 64, 64);
   ASSERT_TRUE(guest.outlet.put_zeros(PageChannel::urgent, {PageIndex{kUnit + 128}, kUnit - 128}));
   EXPECT_TRUE(guest.holds(kUnit, std::vector<std::byte>(bytes_of_pages(64))));
-  EXPECT_TRUE(guest.holds(kUnit + 64, content(kUnit + 64, 64)));
+  EXPECT_TRUE(guest.holds(kUnit + 64, contents_of(kUnit + 64, 64)));
   EXPECT_TRUE(guest.holds(kUnit + 128, std::vector<std::byte>(bytes_of_pages(kUnit - 128))));
 }
 
@@ -108,7 +100,7 @@ TEST_F(UserfaultOutletHugetlb, BothChannelsGatherAtTheSameTime) {
   guest.put(PageChannel::background, 0, kUnit / 2);
   guest.put(PageChannel::urgent, kUnit, kUnit);
   guest.put(PageChannel::background, kUnit / 2, kUnit / 2);
-  EXPECT_TRUE(guest.holds(0, content(0, 2 * kUnit)));
+  EXPECT_TRUE(guest.holds(0, contents_of(0, 2 * kUnit)));
 }
 
 TEST_F(UserfaultOutletHugetlb, ABackingPageThatIsThereKeepsWhatWasWrittenSince) {
@@ -116,7 +108,7 @@ TEST_F(UserfaultOutletHugetlb, ABackingPageThatIsThereKeepsWhatWasWrittenSince) 
   guest.put(PageChannel::background, 0, kUnit, 1);
   std::memset(guest.memory.page(3), 0x5a, kPageSizeBytes);
   guest.put(PageChannel::background, 0, kUnit, 2);
-  EXPECT_TRUE(guest.holds(0, content(0, 1, 1)));
+  EXPECT_TRUE(guest.holds(0, contents_of(0, 1, 1)));
   EXPECT_TRUE(guest.holds(3, std::vector<std::byte>(kPageSizeBytes, std::byte{0x5a})));
 }
 

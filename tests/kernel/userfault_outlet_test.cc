@@ -27,15 +27,6 @@ constexpr PageChannel kUrgent = PageChannel::urgent;
 constexpr PageIndex kFirst{0};
 constexpr PageIndex kSecond{1};
 
-std::vector<std::byte> content(std::uint64_t first, std::uint64_t pages, std::uint64_t age = 1) {
-  std::vector<std::byte> bytes;
-  for (std::uint64_t page = first; page < first + pages; ++page) {
-    const PageArray one = content_of(page, age);
-    bytes.insert(bytes.end(), one.begin(), one.end());
-  }
-  return bytes;
-}
-
 bool holds(const std::byte* at, const std::vector<std::byte>& expected) {
   return std::memcmp(at, expected.data(), expected.size()) == 0;
 }
@@ -59,7 +50,8 @@ class UserfaultOutletTest : public testing::Test {
     ASSERT_TRUE(opened) << opened.error().message;
   }
   void put(PageIndex first, std::uint64_t pages, std::uint64_t age = 1) {
-    const auto taken = outlet_.put_pages(kUrgent, {first, pages}, content(raw(first), pages, age));
+    const auto taken =
+        outlet_.put_pages(kUrgent, {first, pages}, contents_of(raw(first), pages, age));
     ASSERT_TRUE(taken) << taken.error().message;
     EXPECT_EQ(*taken, pages);
   }
@@ -76,6 +68,14 @@ class UserfaultOutletTest : public testing::Test {
     const auto read = outlet_.read_faults(faults);
     EXPECT_TRUE(read) << read.error().message;
     return faults;
+  }
+  void expect_that_a_waiting_thread_is_answered() {
+    open();
+    Toucher& toucher = touch(ram_, 5);
+    ASSERT_TRUE(fault_comes(outlet_.fd()));
+    EXPECT_THAT(faults(), ElementsAre(PageRun{PageIndex{5}, 1}));
+    put(PageIndex{5}, 1);
+    EXPECT_EQ(toucher.wait(), contents_of(5, 1)[0]);
   }
   // A page that came in another way.
   enum class Waiters : std::uint8_t { woken, left };
@@ -100,12 +100,7 @@ class UserfaultOutletTest : public testing::Test {
 };
 
 TEST_F(UserfaultOutletTest, AThreadThatWaitsForAPageGetsIt) {
-  open();
-  Toucher& toucher = touch(ram_, 5);
-  ASSERT_TRUE(fault_comes(outlet_.fd()));
-  EXPECT_THAT(faults(), ElementsAre(PageRun{PageIndex{5}, 1}));
-  put(PageIndex{5}, 1);
-  EXPECT_EQ(toucher.wait(), content(5, 1)[0]);
+  expect_that_a_waiting_thread_is_answered();
 }
 
 TEST_F(UserfaultOutletTest, AFaultIsNamedByItsPageInTheWholeLayout) {
@@ -119,8 +114,8 @@ TEST_F(UserfaultOutletTest, PagesArriveInEachBlock) {
   open();
   put(kFirst, kRamPages);
   put(PageIndex{kRamPages}, kBiosPages);
-  EXPECT_TRUE(holds(ram_.data(), content(0, kRamPages)));
-  EXPECT_TRUE(holds(bios_.data(), content(kRamPages, kBiosPages)));
+  EXPECT_TRUE(holds(ram_.data(), contents_of(0, kRamPages)));
+  EXPECT_TRUE(holds(bios_.data(), contents_of(kRamPages, kBiosPages)));
 }
 
 TEST_F(UserfaultOutletTest, ZeroPagesArrive) {
@@ -135,7 +130,7 @@ TEST_F(UserfaultOutletTest, TakesNothingBeforeItIsOpen) {
   touch(ram_, 5);
   ASSERT_TRUE(fault_comes(userfault_.get()));
   EXPECT_THAT(faults(), IsEmpty());
-  EXPECT_EQ(outlet_.put_pages(kUrgent, {kFirst, 1}, content(0, 1)).value(), 0U);
+  EXPECT_EQ(outlet_.put_pages(kUrgent, {kFirst, 1}, contents_of(0, 1)).value(), 0U);
   EXPECT_EQ(outlet_.put_zeros(kUrgent, {kFirst, 1}).value(), 0U);
 }
 
@@ -169,41 +164,41 @@ TEST_F(UserfaultOutletTest, WhoWaitsForAPageThatIsThereIsWoken) {
   open();
   Toucher& toucher = touch(ram_, 7);
   ASSERT_TRUE(fault_comes(outlet_.fd()));
-  place_silently(7, content(7, 1, 1));
+  place_silently(7, contents_of(7, 1, 1));
   put(PageIndex{7}, 1, 2);
-  EXPECT_EQ(toucher.wait(), content(7, 1, 1)[0]);
-  EXPECT_TRUE(holds(ram_.page(7), content(7, 1, 1)));
+  EXPECT_EQ(toucher.wait(), contents_of(7, 1, 1)[0]);
+  EXPECT_TRUE(holds(ram_.page(7), contents_of(7, 1, 1)));
 }
 
 TEST_F(UserfaultOutletTest, WhoWaitsForAZeroPageThatIsThereIsWoken) {
   open();
   Toucher& toucher = touch(ram_, 7);
   ASSERT_TRUE(fault_comes(outlet_.fd()));
-  place_silently(7, content(7, 1));
+  place_silently(7, contents_of(7, 1));
   put_zeros(PageIndex{7}, 1);
-  EXPECT_EQ(toucher.wait(), content(7, 1)[0]);
+  EXPECT_EQ(toucher.wait(), contents_of(7, 1)[0]);
 }
 
 TEST_F(UserfaultOutletTest, TheRestOfARunArrivesAroundPagesThatAreThere) {
   open();
-  for (const std::uint64_t page : {0U, 9U, 10U, 31U}) place_silently(page, content(page, 1, 1));
+  for (const std::uint64_t page : {0U, 9U, 10U, 31U}) place_silently(page, contents_of(page, 1, 1));
   Toucher& toucher = touch(ram_, 20);
   ASSERT_TRUE(fault_comes(outlet_.fd()));
   put(kFirst, 32, 2);
   toucher.wait();
   for (std::uint64_t page = 0; page < 32; ++page) {
     const bool was_there = page == 0 || page == 9 || page == 10 || page == 31;
-    EXPECT_TRUE(holds(ram_.page(page), content(page, 1, was_there ? 1 : 2))) << page;
+    EXPECT_TRUE(holds(ram_.page(page), contents_of(page, 1, was_there ? 1 : 2))) << page;
   }
 }
 
 TEST_F(UserfaultOutletTest, TheRestOfAZeroRunArrivesAroundPagesThatAreThere) {
   open();
-  for (const std::uint64_t page : {0U, 9U, 31U}) place_silently(page, content(page, 1));
+  for (const std::uint64_t page : {0U, 9U, 31U}) place_silently(page, contents_of(page, 1));
   put_zeros(kFirst, 32);
   for (std::uint64_t page = 0; page < 32; ++page) {
     const bool was_there = page == 0 || page == 9 || page == 31;
-    const auto expected = was_there ? content(page, 1) : std::vector<std::byte>(kPageSizeBytes);
+    const auto expected = was_there ? contents_of(page, 1) : std::vector<std::byte>(kPageSizeBytes);
     EXPECT_TRUE(holds(ram_.page(page), expected)) << page;
   }
 }
@@ -219,7 +214,7 @@ TEST_F(UserfaultOutletTest, AFaultOutsideTheLayoutIsRefusedWithItsAddress) {
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, Errc::invalid);
   EXPECT_THAT(read.error().message, HasSubstr(fmt::format("{:#x}", other.address())));
-  place(other.data(), content(0, 1), Waiters::woken);
+  place(other.data(), contents_of(0, 1), Waiters::woken);
   touchers_.clear();
 }
 
@@ -233,7 +228,7 @@ TEST_F(UserfaultOutletTest, OpeningItWakesWhoWaitedForAPagerThatIsGone) {
   ASSERT_TRUE(fault_comes(outlet_.fd())) << "it is asked for again";
   EXPECT_THAT(faults(), ElementsAre(PageRun{PageIndex{11}, 1}));
   put(PageIndex{11}, 1);
-  EXPECT_EQ(toucher.wait(), content(11, 1)[0]);
+  EXPECT_EQ(toucher.wait(), contents_of(11, 1)[0]);
 }
 
 TEST_F(UserfaultOutletTest, OpeningItRegistersWhatTheVmmHasNotYet) {
@@ -241,8 +236,8 @@ TEST_F(UserfaultOutletTest, OpeningItRegistersWhatTheVmmHasNotYet) {
   const MemoryLayout layout = layout_of({{"late", 4}});
   UserfaultOutlet outlet(layout, {memory.address()});
   ASSERT_TRUE(outlet.open(open_userfault(), tables_of()));
-  ASSERT_TRUE(outlet.put_pages(kUrgent, {kFirst, 4}, content(0, 4)));
-  EXPECT_TRUE(holds(memory.data(), content(0, 4)));
+  ASSERT_TRUE(outlet.put_pages(kUrgent, {kFirst, 4}, contents_of(0, 4)));
+  EXPECT_TRUE(holds(memory.data(), contents_of(0, 4)));
 }
 
 TEST_F(UserfaultOutletTest, IsBusyUntilTheVmmHasSpokenToItsUserfaultfd) {
@@ -262,7 +257,7 @@ TEST_F(UserfaultOutletTest, IsBusyUntilTheVmmHasSpokenToItsUserfaultfd) {
 TEST_F(UserfaultOutletTest, MemoryThatIsNotThereIsTheVmmsFault) {
   open();
   ASSERT_EQ(::munmap(ram_.page(8), kPageSizeBytes), 0);
-  const auto taken = outlet_.put_pages(kUrgent, {PageIndex{8}, 1}, content(8, 1));
+  const auto taken = outlet_.put_pages(kUrgent, {PageIndex{8}, 1}, contents_of(8, 1));
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().code, Errc::vmm) << taken.error().message;
   EXPECT_THAT(taken.error().message, HasSubstr("UFFDIO_COPY page at"));
@@ -279,29 +274,24 @@ TEST_F(UserfaultOutletMemfd, PagesAndZeroPagesArrive) {
   open();
   put(kFirst, 32);
   put_zeros(PageIndex{32}, 32);
-  EXPECT_TRUE(holds(ram_.data(), content(0, 32)));
+  EXPECT_TRUE(holds(ram_.data(), contents_of(0, 32)));
   EXPECT_TRUE(holds(ram_.page(32), std::vector<std::byte>(bytes_of_pages(32))));
 }
 
 TEST_F(UserfaultOutletMemfd, AThreadThatWaitsForAPageGetsIt) {
-  open();
-  Toucher& toucher = touch(ram_, 5);
-  ASSERT_TRUE(fault_comes(outlet_.fd()));
-  EXPECT_THAT(faults(), ElementsAre(PageRun{PageIndex{5}, 1}));
-  put(PageIndex{5}, 1);
-  EXPECT_EQ(toucher.wait(), content(5, 1)[0]);
+  expect_that_a_waiting_thread_is_answered();
 }
 
 // A page of the file that no page table shows.
 TEST_F(UserfaultOutletMemfd, APageOfTheFileThatIsNotMappedIsKept) {
-  const auto older = content(2, 1, 1);
+  const auto older = contents_of(2, 1, 1);
   ASSERT_EQ(::pwrite(ram_.file(), older.data(), older.size(), bytes_of_pages(2)),
             static_cast<ssize_t>(older.size()));
   open();
   put(kFirst, 8, 2);
-  EXPECT_TRUE(holds(ram_.page(1), content(1, 1, 2)));
+  EXPECT_TRUE(holds(ram_.page(1), contents_of(1, 1, 2)));
   EXPECT_TRUE(holds(ram_.page(2), older));
-  EXPECT_TRUE(holds(ram_.page(3), content(3, 1, 2)));
+  EXPECT_TRUE(holds(ram_.page(3), contents_of(3, 1, 2)));
 }
 
 // --- a VMM of another process ---
@@ -329,21 +319,21 @@ struct GuestOfChild {
 TEST(UserfaultOutletOfAnotherProcess, PagesArriveThere) {
   GuestOfChild guest;
   ASSERT_TRUE(guest.outlet.open(std::move(guest.userfault), std::move(guest.tables)));
-  ASSERT_TRUE(guest.outlet.put_pages(kUrgent, {kSecond, 1}, content(1, 1)));
+  ASSERT_TRUE(guest.outlet.put_pages(kUrgent, {kSecond, 1}, contents_of(1, 1)));
   const UniqueFd there(
       ::open(fmt::format("/proc/{}/mem", guest.child.pid()).c_str(), O_RDONLY | O_CLOEXEC));
   std::vector<std::byte> seen(kPageSizeBytes);
   ASSERT_EQ(::pread(there.get(), seen.data(), seen.size(),
                     static_cast<off_t>(guest.memory.address() + kPageSizeBytes)),
             static_cast<ssize_t>(seen.size()));
-  EXPECT_EQ(seen, content(1, 1));
+  EXPECT_EQ(seen, contents_of(1, 1));
 }
 
 TEST(UserfaultOutletOfAnotherProcess, AVmmThatEndedWhilePagesComeIsGone) {
   GuestOfChild guest;
   ASSERT_TRUE(guest.outlet.open(std::move(guest.userfault), std::move(guest.tables)));
   guest.child.end();
-  const auto taken = guest.outlet.put_pages(kUrgent, {kFirst, 1}, content(0, 1));
+  const auto taken = guest.outlet.put_pages(kUrgent, {kFirst, 1}, contents_of(0, 1));
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().code, Errc::gone) << taken.error().message;
   const auto zeros = guest.outlet.put_zeros(kUrgent, {kFirst, 1});
