@@ -8,7 +8,8 @@
 // hangs longer, the kernel's aio context is leaked, because io_destroy(2) would wait for ever; the
 // kernel keeps the file and the pages of the buffers alive by itself, but the *addresses* must not
 // be reused: the owner of the buffers abandons them (IoBufferPool::abandon) when in_flight() was
-// not 0. A process with such operations cannot finish exiting before the device answers: what must
+// not 0. Without operations in flight the context is destroyed in a thread beside: the kernel takes
+// 30 ms for it. A process with such operations cannot finish exiting before the device answers: what must
 // happen first (closing a VMM's socket) is done before exit.
 //
 // Thread rule: as StorageFile. io_submit(2), fallocate(2) and fstat(2) may block on a store that
