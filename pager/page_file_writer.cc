@@ -39,6 +39,7 @@ constexpr std::uint64_t kMapBatchBlocks = 256;
 // Zeros go to the tail only while the store has little else to do.
 constexpr unsigned kPrewritesInFlight = 2;
 constexpr unsigned kPrewriteBelowWrites = 4;
+constexpr std::uint64_t kPrewriteFirstPassBytes = std::uint64_t{64} << 20;
 // From this many changes on, a map block written in place is smaller than its entries in the delta.
 constexpr unsigned kMapChangesDense = kDeltaEntriesPerBlock;
 // A limited writer may be ahead of its rate by this much time, so that it need not sleep for each
@@ -108,12 +109,14 @@ PageFileWriter::PageFileWriter(std::unique_ptr<StorageFile> file,
                                std::unique_ptr<IoBufferPool> pool, const PageFileIds& ids,
                                const PageFileWriterOptions& options, const Clock& clock)
     : ids_(ids), options_(options), clock_(clock), pool_(std::move(pool)), file_(std::move(file)) {
-  pool_->populate();
+  // Beside what else there is to prepare: 25 MiB that the kernel has to find and clear.
+  populating_ = std::thread([pool = pool_.get()] { pool->populate(); });
   zeros_ = pool_->take();
   queue_ = std::make_unique<WriteQueue>(*file_, *pool_, cancel_, clock_);
 }
 
 PageFileWriter::~PageFileWriter() {
+  populating_.join();
   const MonotonicClock real_clock;
   const WaitBounds bounds{nullptr, Deadline::after(real_clock, options_.close_wait)};
   std::vector<IoDone> done;
@@ -325,8 +328,14 @@ Result<void> PageFileWriter::advance_map(PageIndex page) {
   return write_map_blocks(first, map_cursor_, 1);
 }
 
+// The first pass wants the store for its pages. A guest whose blackout needs more than the usual
+// tail is one that takes several passes.
+std::uint64_t PageFileWriter::prewrite_end() const {
+  return version_ > 1 ? header_.tail_bytes : std::min(header_.tail_bytes, kPrewriteFirstPassBytes);
+}
+
 Result<void> PageFileWriter::prewrite_some() {
-  if (prewritten_ >= header_.tail_bytes || queue_->zeros_in_flight() >= kPrewritesInFlight ||
+  if (prewritten_ >= prewrite_end() || queue_->zeros_in_flight() >= kPrewritesInFlight ||
       queue_->writes_in_flight() >= kPrewriteBelowWrites || !queue_->can_start()) {
     return {};
   }

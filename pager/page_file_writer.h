@@ -23,6 +23,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "pager/page_file_format.h"
@@ -132,6 +133,7 @@ class PageFileWriter final : public PageSink {
   bool is_in_tail(const MapEntry& entry) const;
   Result<void> write_head();
   Result<void> reserve_slots();
+  std::uint64_t prewrite_end() const;
   Result<void> prewrite_some();
   Result<void> throttle();
   Result<void> advance_map(PageIndex page);
@@ -155,6 +157,7 @@ class PageFileWriter final : public PageSink {
   // Destroyed from the last to the first: the queue, the file (which waits for what is in flight), the memory.
   CancelSignal cancel_;
   std::unique_ptr<IoBufferPool> pool_;
+  std::thread populating_;
   IoBuffer zeros_;
   std::unique_ptr<StorageFile> file_;
   std::unique_ptr<WriteQueue> queue_;

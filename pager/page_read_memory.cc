@@ -4,6 +4,12 @@
 #include "pager/page_file_reader.h"
 
 namespace pageferry {
+namespace {
+
+// Most tails are smaller; of a larger one the rest comes when it is read.
+constexpr std::size_t kTailPopulatedBytes = std::size_t{8} << 20;
+
+}  // namespace
 
 Result<PageReadMemory> PageReadMemory::make(const PageFileReaderOptions& options) {
   PageReadMemory memory;
@@ -19,7 +25,7 @@ Result<PageReadMemory> PageReadMemory::make_populated(const PageFileReaderOption
   PF_ASSIGN(PageReadMemory memory, make(options));
   memory.demand->populate();
   memory.prefetch->populate();
-  memory.tail.populate();
+  memory.tail.populate(kTailPopulatedBytes);
   return memory;
 }
 

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace pageferry {
@@ -37,9 +38,14 @@ AlignedMemory& AlignedMemory::operator=(AlignedMemory&& other) noexcept {
   return *this;
 }
 
-void AlignedMemory::populate() {
-  for (std::size_t offset = 0; offset < bytes_; offset += kIoAlignmentBytes) {
-    data_[offset] = std::byte{0};
+// Huge page by huge page: whoever maps memory meanwhile waits for one of them at most.
+void AlignedMemory::populate(std::size_t bytes) const {
+  const std::size_t end = std::min(bytes, bytes_);
+  for (std::size_t offset = 0; offset < end; offset += kHugePageBytes) {
+    if (::madvise(data_ + offset, std::min(kHugePageBytes, end - offset), MADV_POPULATE_WRITE) !=
+        0) {
+      return;
+    }
   }
 }
 
@@ -98,8 +104,8 @@ void IoBufferPool::give_back(std::span<std::byte> bytes) {
   free_.push_back(bytes.data());
 }
 
-void IoBufferPool::populate() {
-  memory_.populate();
+void IoBufferPool::populate() const {
+  memory_.populate(memory_.size());
 }
 
 void IoBufferPool::abandon() {

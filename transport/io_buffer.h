@@ -39,8 +39,10 @@ class AlignedMemory {
 
   std::byte* data() const { return data_; }
   std::size_t size() const { return bytes_; }
-  // Touches every page, so that nobody waits for it later.
-  void populate();
+  // Asks the kernel for the first `bytes` bytes (all there are, if less) now, so that nobody waits for them later. Changes no
+  // content, so it may run in a thread beside one that uses the memory. Best effort: before Linux
+  // 5.14 it does nothing (madvise(2), MADV_POPULATE_WRITE).
+  void populate(std::size_t bytes) const;
   // Forgets the mapping without unmapping it: for memory that a hung device may still touch.
   void abandon() { data_ = nullptr; }
 
@@ -87,8 +89,8 @@ class IoBufferPool {
   std::size_t available() const { return free_.size(); }
   std::size_t count() const { return count_; }
   std::size_t buffer_bytes() const { return buffer_bytes_; }
-  // Touches every page now, so that the first writes are not slowed by page faults.
-  void populate();
+  // As AlignedMemory::populate, of all buffers, in the order in which they are first taken.
+  void populate() const;
   // Leaks the memory: buffers that a hung device may still read or write are never unmapped.
   void abandon();
 
