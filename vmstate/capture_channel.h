@@ -24,10 +24,7 @@ namespace pageferry {
 
 class CaptureChannel {
  public:
-  // How much may lie between QEMU and us. `small` bounds how far QEMU runs ahead of a reader that
-  // stops: needed where the reader's gate holds it.
-  enum class Buffering : std::uint8_t { large, small };
-  static Result<std::unique_ptr<CaptureChannel>> create(Buffering buffering);
+  static Result<std::unique_ptr<CaptureChannel>> create();
 
   // QEMU's end, to be passed with getfd; then close_vmm_end(), or the end of the stream would never
   // be seen.

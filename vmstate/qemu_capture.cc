@@ -89,9 +89,7 @@ Result<void> QemuCaptureImpl::start() {
   guest_was_running_ = settings.guest_running();
   PF_ASSIGN(std::vector<QemuRamBlock> blocks,
             query_ram_blocks(*qmp_, Deadline::after(clock_, kQmpCommandBound)));
-  const bool gated = settings.guest_running() && !settings.has_switchover_ack();
-  PF_ASSIGN(channel_, CaptureChannel::create(gated ? CaptureChannel::Buffering::small
-                                                   : CaptureChannel::Buffering::large));
+  PF_ASSIGN(channel_, CaptureChannel::create());
   channel_for_stop_ = channel_.get();
   if (stop_requested_) channel_->close();
   settings_.emplace(std::move(settings));

@@ -140,7 +140,7 @@ int run_capture(QemuUnderTest& qemu, double hold_s, Milliseconds max_downtime,
 // The whole stream to nowhere: QEMU's own speed. The guest is stopped, so that there is one pass.
 int run_raw(QemuUnderTest& qemu) {
   MonotonicClock clock;
-  auto channel = CaptureChannel::create(CaptureChannel::Buffering::large);
+  auto channel = CaptureChannel::create();
   const auto deadline = Deadline::after(clock, Seconds(60));
   auto given =
       qemu.qmp().execute_with_fd("getfd", {{"fdname", "raw"}}, (*channel)->vmm_end(), deadline);

@@ -16,7 +16,7 @@ namespace {
 
 struct Pair {
   Pair() {
-    auto made = CaptureChannel::create(CaptureChannel::Buffering::small);
+    auto made = CaptureChannel::create();
     EXPECT_TRUE(made.has_value());
     channel = std::move(*made);
     vmm.reset(::fcntl(channel->vmm_end(), F_DUPFD_CLOEXEC, 0));
