@@ -1,164 +1,31 @@
-// The text of a manifest. One JSON object, since people read it and QEMU's own answers are JSON; one checksum line below it, since a torn
-// or edited manifest must not start a machine that is nearly the right one.
+// The members of a manifest and their limits. One JSON object, since people read it and QEMU's own answers are JSON; its text is
+// checked_json.h's, since a torn or edited manifest must not start a machine that is nearly the right one.
 //
-// Decoding trusts nothing: size, checksum and nesting are checked before JSON is parsed, then every member has a type and a limit, and
-// a member that is not known is refused (an older program cannot know what it is for).
+// Every member has a type and a limit, and a member that is not known is refused (an older program cannot know what it is for).
 #include "vmstate/manifest.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <charconv>
 #include <limits>
-#include <set>
-#include <span>
 
 #include "pager/page.h"
-#include "transport/crc32c.h"
+#include "vmstate/checked_json.h"
 
 namespace pageferry {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::string_view kFormatName = "pageferry-manifest";
-constexpr std::string_view kChecksumWord = "crc32c ";
-constexpr std::size_t kChecksumDigits = 8;
-constexpr std::size_t kChecksumLineBytes = kChecksumWord.size() + kChecksumDigits + 1;
-constexpr std::size_t kNestingMax = 64;
+constexpr CheckedJsonFormat kFormat = {.what = "manifest",
+                                       .name = "pageferry-manifest",
+                                       .version = kManifestVersion,
+                                       .bytes_max = kManifestBytesMax};
 constexpr std::size_t kNameBytesMax = 255;
 constexpr std::size_t kUuidBytes = 36;
 constexpr std::size_t kAttemptBytesMax = 64;
 constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kPidMax = std::uint64_t{1} << 22;  // the kernel's PID_MAX_LIMIT
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
-
-std::uint32_t checksum_of(std::string_view text) {
-  return crc32c(std::as_bytes(std::span(text.data(), text.size())));
-}
-
-// Reads the members of one object. The first thing wrong is kept; what is read after it is empty and not used.
-class Members {
- public:
-  Members(const json& object, std::string name) : object_(object), name_(std::move(name)) {
-    if (!object_.is_object()) wrong("", "is no object");
-  }
-
-  std::string text(const char* key, std::size_t bytes_min, std::size_t bytes_max) {
-    const json* value = find(key);
-    if (value == nullptr) return "";
-    if (!value->is_string()) return wrong(key, "is no text"), "";
-    const auto& found = value->get_ref<const std::string&>();
-    if (found.size() < bytes_min || found.size() > bytes_max ||
-        found.find('\0') != std::string::npos) {
-      return wrong(key, fmt::format("has {} bytes, must have {} to {} and no NUL", found.size(),
-                                    bytes_min, bytes_max)),
-             "";
-    }
-    return found;
-  }
-
-  std::uint64_t number(const char* key, std::uint64_t minimum, std::uint64_t maximum) {
-    const json* value = find(key);
-    if (value == nullptr) return 0;
-    return number_in(*value, key, minimum, maximum);
-  }
-
-  bool flag(const char* key) {
-    const json* value = find(key);
-    if (value == nullptr) return false;
-    if (!value->is_boolean()) return wrong(key, "is neither true nor false"), false;
-    return value->get<bool>();
-  }
-
-  const json& object(const char* key) {
-    static const json kEmpty = json::object();
-    const json* value = find(key);
-    if (value == nullptr) return kEmpty;
-    if (!value->is_object()) return wrong(key, "is no object"), kEmpty;
-    return *value;
-  }
-
-  const json& list(const char* key, std::size_t entries_min, std::size_t entries_max) {
-    static const json kEmpty = json::array();
-    const json* value = find(key);
-    if (value == nullptr) return kEmpty;
-    if (!value->is_array()) return wrong(key, "is no list"), kEmpty;
-    if (value->size() < entries_min || value->size() > entries_max) {
-      return wrong(key, fmt::format("has {} entries, must have {} to {}", value->size(),
-                                    entries_min, entries_max)),
-             kEmpty;
-    }
-    return *value;
-  }
-
-  std::vector<std::string> texts(const char* key, std::size_t entries_min, std::size_t entries_max,
-                                 std::size_t bytes_max) {
-    std::vector<std::string> result;
-    for (const json& entry : list(key, entries_min, entries_max)) {
-      if (!entry.is_string())
-        return wrong(key, "has an entry that is no text"), std::vector<std::string>();
-      result.push_back(entry.get<std::string>());
-      if (result.back().size() > bytes_max || result.back().find('\0') != std::string::npos) {
-        wrong(key, fmt::format("has an entry of {} bytes, at most {} and no NUL",
-                               result.back().size(), bytes_max));
-        return {};
-      }
-    }
-    return result;
-  }
-
-  std::vector<std::uint32_t> ids(const char* key, std::size_t entries_max) {
-    std::vector<std::uint32_t> result;
-    for (const json& entry : list(key, 0, entries_max)) {
-      result.push_back(static_cast<std::uint32_t>(number_in(entry, key, 0, kIdMax)));
-    }
-    return result;
-  }
-
-  void wrong(const std::string& key, std::string_view why) {
-    if (error_.empty())
-      error_ = fmt::format("manifest member {}{}{} {}", name_,
-                           name_.empty() || key.empty() ? "" : ".", key, why);
-  }
-
-  // All members were asked for, and all were right.
-  Result<void> finish() {
-    if (object_.is_object()) {
-      for (const auto& [key, value] : object_.items()) {
-        if (known_.count(key) == 0)
-          wrong(key.substr(0, kNameBytesMax), "is not known to this version");
-      }
-    }
-    if (error_.empty()) return {};
-    return fail(Errc::invalid, error_);
-  }
-
- private:
-  const json* find(const char* key) {
-    known_.insert(key);
-    if (!object_.is_object()) return nullptr;
-    const auto value = object_.find(key);
-    if (value != object_.end()) return &*value;
-    wrong(key, "is missing");
-    return nullptr;
-  }
-
-  std::uint64_t number_in(const json& value, const char* key, std::uint64_t minimum,
-                          std::uint64_t maximum) {
-    if (!value.is_number_unsigned()) return wrong(key, "is no whole number from 0 on"), 0;
-    const auto number = value.get<std::uint64_t>();
-    if (number < minimum || number > maximum) {
-      return wrong(key, fmt::format("is {}, must be {} to {}", number, minimum, maximum)), 0;
-    }
-    return number;
-  }
-
-  const json& object_;
-  const std::string name_;
-  std::set<std::string> known_;
-  std::string error_;
-};
 
 json source_to_json(const VmManifest& manifest) {
   const QemuProcess& source = manifest.source;
@@ -183,9 +50,7 @@ json to_json(const VmManifest& manifest) {
                       {"bytes", block.length_bytes},
                       {"backing-page-bytes", block.backing_page_bytes}});
   }
-  return {{"format", kFormatName},
-          {"version", kManifestVersion},
-          {"vm",
+  return {{"vm",
            {{"name", manifest.vm_name},
             {"uuid", manifest.vm_uuid},
             {"run-state", manifest.run_state == GuestRunState::running ? "running" : "paused"}}},
@@ -199,7 +64,7 @@ json to_json(const VmManifest& manifest) {
 }
 
 Result<void> vm_from_json(const json& object, VmManifest& manifest) {
-  Members vm(object, "vm");
+  JsonMembers vm(object, kFormat, "vm");
   manifest.vm_name = vm.text("name", 1, kNameBytesMax);
   manifest.vm_uuid = vm.text("uuid", kUuidBytes, kUuidBytes);
   const std::string state = vm.text("run-state", 1, kNameBytesMax);
@@ -212,7 +77,7 @@ Result<void> vm_from_json(const json& object, VmManifest& manifest) {
 Result<void> attempt_from_json(const json& object, VmManifest& manifest) {
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
-  Members attempt(object, "attempt");
+  JsonMembers attempt(object, kFormat, "attempt");
   manifest.attempt_id = attempt.text("id", 1, kAttemptBytesMax);
   if (manifest.attempt_id.find_first_not_of(kAllowed) != std::string::npos) {
     attempt.wrong("id", "has other characters than letters, digits and dashes");
@@ -222,7 +87,7 @@ Result<void> attempt_from_json(const json& object, VmManifest& manifest) {
 }
 
 Result<void> source_from_json(const json& object, VmManifest& manifest) {
-  Members source(object, "source");
+  JsonMembers source(object, kFormat, "source");
   QemuProcess& process = manifest.source;
   manifest.source_host = source.text("host", 1, kHostNameBytesMax);
   manifest.source_boot_id = source.text("boot-id", kUuidBytes, kUuidBytes);
@@ -246,7 +111,7 @@ Result<void> source_from_json(const json& object, VmManifest& manifest) {
 
 Result<void> blocks_from_json(const json& list, VmManifest& manifest) {
   for (std::size_t i = 0; i < list.size(); ++i) {
-    Members block(list[i], fmt::format("blocks[{}]", i));
+    JsonMembers block(list[i], kFormat, fmt::format("blocks[{}]", i));
     RamBlock read;
     read.name = block.text("name", 1, kBlockNameBytesMax);
     read.length_bytes = block.number("bytes", 1, kMemoryBytesMax);
@@ -263,9 +128,7 @@ Result<void> blocks_from_json(const json& list, VmManifest& manifest) {
 
 Result<VmManifest> from_json(const json& object) {
   VmManifest manifest;
-  Members top(object, "");
-  top.text("format", 0, kNameBytesMax);  // checked before
-  top.number("version", 0, kNumberMax);
+  JsonMembers top(object, kFormat, "");
   const json& vm = top.object("vm");
   const json& attempt = top.object("attempt");
   const json& source = top.object("source");
@@ -284,91 +147,23 @@ Result<VmManifest> from_json(const json& object) {
   return manifest;
 }
 
-// The object's line with its newline, once the checksum below it was right.
-Result<std::string_view> checked_line(std::string_view text) {
-  if (text.size() > kManifestBytesMax) {
-    return fail(Errc::invalid,
-                fmt::format("manifest has {} bytes, at most {}", text.size(), kManifestBytesMax));
-  }
-  const auto newline = text.find('\n');
-  if (newline == std::string_view::npos || text.size() - (newline + 1) != kChecksumLineBytes ||
-      text.back() != '\n') {
-    return fail(
-        Errc::corrupt,
-        fmt::format("manifest of {} bytes is truncated or has more than two lines", text.size()));
-  }
-  const std::string_view line = text.substr(0, newline + 1);
-  const std::string_view digits = text.substr(newline + 1 + kChecksumWord.size(), kChecksumDigits);
-  std::uint32_t stored = 0;
-  const auto [end, error] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), stored, 16);
-  if (text.substr(newline + 1, kChecksumWord.size()) != kChecksumWord || error != std::errc() ||
-      end != digits.data() + digits.size()) {
-    return fail(Errc::corrupt, "manifest's second line is no checksum");
-  }
-  const std::uint32_t actual = checksum_of(line);
-  if (actual != stored) {
-    return fail(Errc::corrupt,
-                fmt::format("manifest's checksum is {:08x}, its text has {:08x}", stored, actual));
-  }
-  return line;
-}
-
-// Nesting is bounded before parsing: what is built from JSON is also taken apart by recursion.
-Result<void> check_nesting(std::string_view text) {
-  std::size_t depth = 0;
-  bool in_text = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_text && c == '\\') {
-      ++i;
-    } else if (c == '"') {
-      in_text = !in_text;
-    } else if (!in_text && (c == '{' || c == '[')) {
-      if (++depth > kNestingMax)
-        return fail(Errc::invalid, fmt::format("manifest is nested deeper than {}", kNestingMax));
-    } else if (!in_text && (c == '}' || c == ']') && depth > 0) {
-      --depth;
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<std::string> encode_manifest(const VmManifest& manifest) {
-  std::string text;
-  try {
-    text = to_json(manifest).dump() + "\n";
-  } catch (const json::exception& e) {
+  auto text = encode_checked_json(to_json(manifest), kFormat);
+  if (!text) {
     return fail(
         Errc::invalid,
         fmt::format("manifest of {} cannot be written: {} (paths and arguments must be UTF-8)",
-                    manifest.vm_name, e.what()));
+                    manifest.vm_name, text.error().message));
   }
-  text += fmt::format("{}{:08x}\n", kChecksumWord, checksum_of(text));
-  const auto check = decode_manifest(text);  // what would be refused later is not written at all
+  const auto check = decode_manifest(*text);  // what would be refused later is not written at all
   if (!check) return fail(Errc::invalid, check.error().message);
   return text;
 }
 
 Result<VmManifest> decode_manifest(std::string_view text) {
-  PF_ASSIGN(const std::string_view line, checked_line(text));
-  PF_TRY(check_nesting(line));
-  const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return fail(Errc::corrupt, "manifest's first line is no JSON object");
-  const auto format = object.find("format");
-  if (format == object.end() || *format != kFormatName) {
-    return fail(Errc::version,
-                fmt::format("this is no manifest: member format is not {}", kFormatName));
-  }
-  const auto version = object.find("version");
-  if (version == object.end() || *version != kManifestVersion) {
-    return fail(Errc::version,
-                fmt::format("manifest has version {}, this program reads {}",
-                            version == object.end() ? "none" : version->dump().substr(0, 20),
-                            kManifestVersion));
-  }
+  PF_ASSIGN(const json object, decode_checked_json(text, kFormat));
   return from_json(object);
 }
 
