@@ -62,6 +62,17 @@ std::optional<std::size_t> MemoryLayout::find_block(std::string_view name) const
   return std::nullopt;
 }
 
+Result<void> MemoryLayout::check_same_blocks(const MemoryLayout& other) const {
+  const bool same = std::equal(blocks_.begin(), blocks_.end(), other.blocks_.begin(),
+                               other.blocks_.end(), [](const RamBlock& a, const RamBlock& b) {
+                                 return a.name == b.name && a.length_bytes == b.length_bytes;
+                               });
+  if (same) return {};
+  return fail(Errc::invalid,
+              fmt::format("{} RAM blocks with {} pages are not the {} with {} of the destination",
+                          other.blocks_.size(), other.pages_, blocks_.size(), pages_));
+}
+
 std::size_t MemoryLayout::block_of(PageIndex page) const {
   PF_CHECK(raw(page) < pages_);
   const auto after = std::upper_bound(

@@ -48,6 +48,9 @@ class MemoryLayout {
   // Index of the block that holds `page`. Precondition: raw(page) < pages(). O(log blocks).
   std::size_t block_of(PageIndex page) const;
 
+  // Names and lengths are equal, in order, whatever pages back them; else Errc::invalid with both sides' numbers.
+  Result<void> check_same_blocks(const MemoryLayout& other) const;
+
   friend bool operator==(const MemoryLayout&, const MemoryLayout&) = default;
 
  private:

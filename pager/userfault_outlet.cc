@@ -54,15 +54,22 @@ UserfaultOutlet::UserfaultOutlet(const MemoryLayout& layout,
   PF_CHECK(block_addresses_.size() == layout.blocks().size());
 }
 
-Result<void> UserfaultOutlet::open(UniqueFd userfault, PageTables tables) {
+Result<void> UserfaultOutlet::open(UniqueFd userfault, PageTables tables,
+                                   Registration registration) {
   PF_CHECK(userfault.valid() && !is_open());
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
+    if (registration == Registration::as_found) break;
     const uffdio_range range{.start = block_addresses_[i],
                              .len = layout_->blocks()[i].length_bytes};
     PF_TRY(make_registered(userfault, range));
   }
   userfault_ = std::move(userfault);
   tables_ = std::move(tables);
+  return wake_all();
+}
+
+Result<void> UserfaultOutlet::wake_all() {
+  PF_CHECK(is_open());
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
     PF_TRY(wake(block_addresses_[i], layout_->blocks()[i].length_bytes));
   }

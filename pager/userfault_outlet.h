@@ -33,16 +33,24 @@ class UserfaultOutlet final : public PageOutlet {
   // `block_addresses`: where each block of the layout begins in the VMM's address space, aligned to its backing pages.
   UserfaultOutlet(const MemoryLayout& layout, std::vector<std::uint64_t> block_addresses);
 
-  // Until it has a descriptor it takes nothing. The descriptor must not block; every block is registered for missing pages with
-  // it, if the VMM has not done so yet. Whoever waits already, for a pager that is gone, asks again. `tables`: the VMM's.
+  // `ensured`: a block that the VMM has not registered for missing pages yet is registered. `as_found`: the VMM may be about to
+  // complete; what it has unregistered must not be registered again.
+  enum class Registration : std::uint8_t { ensured, as_found };
+  // Until it has a descriptor it takes nothing. The descriptor must not block. Whoever waits already, for a pager that is gone,
+  // asks again. `tables`: the VMM's.
   // Errors: busy (the VMM has not finished opening it: again later, with another duplicate), gone, vmm.
-  Result<void> open(UniqueFd userfault, PageTables tables);
+  Result<void> open(UniqueFd userfault, PageTables tables,
+                    Registration registration = Registration::ensured);
   bool is_open() const { return userfault_.valid(); }
   // To be watched for input; -1 before open().
   int fd() const { return userfault_.get(); }
 
   // Appends the pages that somebody began to wait for. Never blocks. Errors: invalid (a fault outside the layout), vmm.
   Result<void> read_faults(std::vector<PageRun>& faults);
+
+  // Whoever waits for a page asks again: for a page that another reader of the userfaultfd has heard of and will not bring.
+  // Precondition: is_open(). Errors: gone, vmm.
+  Result<void> wake_all();
 
   // Errors: gone (the VMM ended), no_space (no memory for the page), vmm (it cannot be placed there).
   Result<std::uint64_t> put_pages(PageChannel channel, PageRun run,
