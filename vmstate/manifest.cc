@@ -24,7 +24,6 @@ constexpr std::size_t kNameBytesMax = 255;
 constexpr std::size_t kUuidBytes = 36;
 constexpr std::size_t kAttemptBytesMax = 64;
 constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
-constexpr std::uint64_t kPidMax = std::uint64_t{1} << 22;  // the kernel's PID_MAX_LIMIT
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
 
 json source_to_json(const VmManifest& manifest) {

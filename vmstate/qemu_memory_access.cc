@@ -7,7 +7,6 @@
 #include <span>
 #include <utility>
 
-#include "transport/host_identity.h"
 #include "transport/os/process_descriptors.h"
 #include "vmstate/qemu_process.h"
 
@@ -72,6 +71,12 @@ Result<QemuMemoryAccess> QemuMemoryAccess::probe(int qemu_pid, const MemoryLayou
                         fmt::format("no way into the memory of QEMU {}", qemu_pid));
   }
   return QemuMemoryAccess(qemu_pid, std::move(pidfd), std::move(addresses));
+}
+
+Result<QemuMemoryAccess> QemuMemoryAccess::known(const ProcessIdentity& process,
+                                                 std::vector<std::uint64_t> block_addresses) {
+  PF_ASSIGN(UniqueFd pidfd, open_pidfd(process));
+  return QemuMemoryAccess(process.pid, std::move(pidfd), std::move(block_addresses));
 }
 
 Result<UniqueFd> QemuMemoryAccess::userfault() const {

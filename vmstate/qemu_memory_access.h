@@ -18,6 +18,7 @@
 
 #include "pager/memory_layout.h"
 #include "pager/sent_map.h"
+#include "transport/host_identity.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
 #include "transport/os/page_tables.h"
@@ -30,6 +31,11 @@ class QemuMemoryAccess {
   // Errors: unsupported (it cannot be done with this QEMU, kernel or user; the message says which), gone.
   static Result<QemuMemoryAccess> probe(int qemu_pid, const MemoryLayout& layout,
                                         const std::vector<QemuRamBlock>& blocks);
+
+  // Into a process whose blocks are known from before (qemu_memory_map.h). Errors: gone (it has ended; a later process with its
+  // pid is not taken for it).
+  static Result<QemuMemoryAccess> known(const ProcessIdentity& process,
+                                        std::vector<std::uint64_t> block_addresses);
 
   // Where each block of the layout begins in QEMU's address space.
   const std::vector<std::uint64_t>& block_addresses() const { return block_addresses_; }

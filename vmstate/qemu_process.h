@@ -17,6 +17,7 @@
 namespace pageferry {
 
 // Bounds on what /proc may give and a manifest may claim.
+inline constexpr std::uint64_t kPidMax = std::uint64_t{1} << 22;  // the kernel's PID_MAX_LIMIT
 inline constexpr std::size_t kArgumentsMax = 4096;
 inline constexpr std::size_t kArgumentBytesMax = std::size_t{128}
                                                  << 10;  // the kernel's own limit for one argument

@@ -15,11 +15,13 @@
 #include <utility>
 #include <vector>
 
+#include "vmstate/qemu_memory_map.h"
 #include "vmstate/qemu_page_channels.h"
 #include "vmstate/qemu_ram_blocks.h"
 #include "vmstate/qemu_restore_loop.h"
 #include "vmstate/qemu_return_path_reader.h"
 #include "vmstate/qemu_stream_writer.h"
+#include "vmstate/run_directory.h"
 
 namespace pageferry {
 namespace {
@@ -44,20 +46,6 @@ json capability(const char* name) {
 std::string text_at(const json& object, const char* key) {
   const auto value = object.find(key);
   return value != object.end() && value->is_string() ? value->get<std::string>() : std::string();
-}
-
-Result<void> check_same_blocks(const MemoryLayout& prepared, const MemoryLayout& supplied) {
-  const auto& a = prepared.blocks();
-  const auto& b = supplied.blocks();
-  const bool same =
-      std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const RamBlock& x, const RamBlock& y) {
-        return x.name == y.name && x.length_bytes == y.length_bytes;
-      });
-  if (same) return {};
-  return fail(Errc::invalid,
-              fmt::format("the page supply has {} RAM blocks and {} pages, other ones than the "
-                          "prepared {} and {}",
-                          b.size(), supplied.pages(), a.size(), prepared.pages()));
 }
 
 // Enters a block's received pages into the map. A backing page counts when its first page does:
@@ -89,6 +77,7 @@ class RealQemuRestore final : public QemuRestore {
  private:
   Result<void> look_at_memory(const MemoryLayout& captured, PagePlacement wanted,
                               Deadline deadline);
+  Result<void> keep_memory_map();
   Result<void> set_up_destination(Deadline deadline);
   Result<void> open_channels(Deadline deadline);
   Result<void> expect_pong(std::uint32_t value, Deadline deadline);
@@ -99,7 +88,7 @@ class RealQemuRestore final : public QemuRestore {
   Result<void> start_loop(PageSupply& supply, SentMap sent, FirstPace pace);
   Result<void> wait_until_paused(Deadline deadline);
   Result<void> wait_until_completed(Deadline deadline);
-  Result<void> leave_no_capability_on();
+  Result<void> leave_nothing_behind();
   Result<void> make_recoverable(Deadline deadline);
   Result<SentMap> ask_what_is_there(Deadline deadline);
   Result<void> resume(Deadline deadline);
@@ -140,6 +129,19 @@ Result<void> RealQemuRestore::look_at_memory(const MemoryLayout& captured, PageP
   return {};
 }
 
+// For a pager that comes after us and finds that the monitor does not answer.
+Result<void> RealQemuRestore::keep_memory_map() {
+  if (options_.run_directory.empty()) return {};
+  QemuMemoryMap map;
+  PF_ASSIGN(map.process, identify_process(qmp_->peer().pid));
+  map.placement = placement_;
+  if (memory_) {
+    map.layout = layout_;
+    map.block_addresses = memory_->block_addresses();
+  }
+  return write_memory_map(options_.run_directory, map);
+}
+
 Result<void> RealQemuRestore::set_up_destination(Deadline deadline) {
   PF_ASSIGN(const json status, qmp_->execute("query-status", json::object(), deadline));
   if (text_at(status, "status") != "inmigrate") {
@@ -170,6 +172,7 @@ Result<void> RealQemuRestore::open_channels(Deadline deadline) {
 Result<void> RealQemuRestore::prepare(const QemuState& state, Deadline deadline) {
   PF_CHECK(!channels_ && !loop_);
   PF_TRY(look_at_memory(state.layout, options_.placement, deadline));
+  PF_TRY(keep_memory_map());
   PF_TRY(set_up_destination(deadline));
   PF_TRY(open_channels(deadline));
   ByteBuffer bytes;
@@ -237,7 +240,7 @@ Result<void> RealQemuRestore::start_loop(PageSupply& supply, SentMap sent, First
 Result<void> RealQemuRestore::load_devices(const QemuState& state, PageSupply& supply,
                                            Deadline deadline) {
   PF_CHECK(channels_.has_value());
-  PF_TRY(check_same_blocks(layout_, supply.layout()));
+  PF_TRY(layout_.check_same_blocks(supply.layout()));
   ByteBuffer bytes;
   PF_TRY(qemu_stream::append_packaged(
       bytes, qemu_stream::build_device_package(state.device_sections,
@@ -321,7 +324,7 @@ Result<void> RealQemuRestore::make_recoverable(Deadline deadline) {
 Result<void> RealQemuRestore::attach(const QemuState& state, PageSupply& supply,
                                      Deadline deadline) {
   PF_CHECK(!channels_ && !loop_);
-  PF_TRY(check_same_blocks(state.layout, supply.layout()));
+  PF_TRY(state.layout.check_same_blocks(supply.layout()));
   PF_TRY(make_recoverable(deadline));
   PF_ASSIGN(const std::string status, migration_status(deadline));
   // Also of a completed one: its capabilities may still be on.
@@ -389,17 +392,20 @@ Result<void> RealQemuRestore::resume(Deadline deadline) {
 }
 
 Result<void> RealQemuRestore::finish() {
-  if (already_completed_) return leave_no_capability_on();
+  if (already_completed_) return leave_nothing_behind();
   PF_CHECK(loop_ != nullptr);
   if (!prefetch_begun_) begin_prefetch(GuestIs::paused);
   const auto event = loop_->wait(QemuRestoreLoop::Event::all_received, Deadline::never());
   if (event != QemuRestoreLoop::Event::all_received) return loop_failure(*event);
   PF_TRY(wait_until_completed(Deadline::after(clock_, kCompleteBound)));
-  return leave_no_capability_on();
+  return leave_nothing_behind();
 }
 
-// What we switched on would stand in the way of the guest's next move.
-Result<void> RealQemuRestore::leave_no_capability_on() {
+// What we switched on would stand in the way of the guest's next move, and nobody needs to know any more where its memory is.
+Result<void> RealQemuRestore::leave_nothing_behind() {
+  if (!options_.run_directory.empty()) {
+    PF_TRY(remove_run_file(options_.run_directory, kMemoryMapFileName));
+  }
   json capabilities = json::array();
   if (preempt()) capabilities.push_back({{"capability", "postcopy-preempt"}, {"state", false}});
   capabilities.push_back({{"capability", "postcopy-ram"}, {"state", false}});

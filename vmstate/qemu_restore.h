@@ -43,6 +43,8 @@ struct RestoreOptions {
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit of its own
   std::string channel_socket_path;  // where the destination QEMU shall listen; the caller made the
                                     // directory (0700, owned by QEMU's user)
+  // Where prepare() keeps the memory map, and finish() removes it (qemu_memory_map.h). "": nowhere.
+  std::string run_directory{};
 };
 
 struct RestoreStats {

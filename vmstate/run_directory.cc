@@ -21,6 +21,7 @@ namespace {
 constexpr std::size_t kNameBytesMax = 64;
 constexpr mode_t kPassThrough = 0711;
 constexpr mode_t kPrivate = 0700;
+constexpr mode_t kOwnFile = 0600;
 constexpr std::string_view kNameBytes =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
 
@@ -164,6 +165,70 @@ Result<std::string> make_run_directory(const std::string& root, const std::strin
     if (::fchown(run_fd.get(), owner.uid, owner.gid) != 0) return syscall_error("chown", path);
   }
   return path;
+}
+
+Result<void> write_run_file(const std::string& directory, const std::string& name,
+                            std::string_view text) {
+  const std::string path = directory + "/" + name;
+  const std::string draft = name + ".new";
+  PF_ASSIGN(const UniqueFd parent, open_level(AT_FDCWD, directory, directory));
+  // What a killed writer left.
+  if (::unlinkat(parent.get(), draft.c_str(), 0) != 0 && errno != ENOENT)
+    return syscall_error("unlink", path + ".new");
+  const UniqueFd fd(::openat(parent.get(), draft.c_str(),
+                             O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kOwnFile));
+  if (!fd.valid()) return syscall_error("create", path);
+  while (!text.empty()) {
+    const ssize_t written = ::write(fd.get(), text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return syscall_error("write", path);
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  if (::renameat(parent.get(), draft.c_str(), parent.get(), name.c_str()) != 0)
+    return syscall_error("rename", path);
+  return {};
+}
+
+Result<std::string> read_run_file(const std::string& directory, const std::string& name,
+                                  std::size_t bytes_max) {
+  const std::string path = directory + "/" + name;
+  PF_ASSIGN(const UniqueFd parent, open_level(AT_FDCWD, directory, directory));
+  // O_NONBLOCK: nobody writes to a FIFO that stands there instead.
+  const UniqueFd fd(
+      ::openat(parent.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid()) {
+    if (errno == ELOOP) return fail(Errc::invalid, fmt::format("{} is a symbolic link", path));
+    return syscall_error("open", path);
+  }
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return syscall_error("fstat", path);
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (!S_ISREG(status.st_mode) || size > bytes_max) {
+    return fail(Errc::invalid,
+                fmt::format("{} has {} bytes, at most {}, and must be a regular file", path, size,
+                            bytes_max));
+  }
+  if (status.st_uid != 0 && status.st_uid != ::geteuid()) {
+    return fail(Errc::invalid, fmt::format("{} belongs to user {}, must be root's or ours ({})",
+                                           path, status.st_uid, ::geteuid()));
+  }
+  std::string text(size, '\0');
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(fd.get(), text.data() + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return syscall_error("read", path);
+    if (got == 0) break;
+    done += static_cast<std::size_t>(got);
+  }
+  text.resize(done);
+  return text;
+}
+
+Result<void> remove_run_file(const std::string& directory, const std::string& name) {
+  const std::string path = directory + "/" + name;
+  if (::unlink(path.c_str()) == 0 || errno == ENOENT) return {};
+  return syscall_error("unlink", path);
 }
 
 Result<void> remove_run_directory(const std::string& root, const std::string& path) {

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "transport/os/error.h"
 
@@ -33,6 +34,16 @@ Result<std::string> default_run_root(std::uint32_t our_uid, const std::string& r
 // (the run id), io.
 Result<std::string> make_run_directory(const std::string& root, const std::string& vm,
                                        const std::string& run_id, const RunDirectoryOwner& owner);
+
+// A small file in a run directory: whole or not there, whatever kills the writer (written beside its name, then renamed; not synced,
+// since it is worth nothing after the host's death). An older one is replaced. Errors: io, no_space, not_found (the directory).
+Result<void> write_run_file(const std::string& directory, const std::string& name,
+                            std::string_view text);
+// Errors: not_found, invalid (no regular file, of another user than root or us, longer than `bytes_max`), io.
+Result<std::string> read_run_file(const std::string& directory, const std::string& name,
+                                  std::size_t bytes_max);
+// Success when it is gone already.
+Result<void> remove_run_file(const std::string& directory, const std::string& name);
 
 // Removes a run directory that make_run_directory made, with its sockets, FIFOs and files (not
 // sub-directories), and the directory of the VM if nothing is left in it. Success when it is gone
