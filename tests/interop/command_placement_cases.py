@@ -2,13 +2,14 @@
 goes on with, and what is done where direct is not permitted."""
 
 import os
+import socket
 from contextlib import contextmanager
 
 import ferry
 import machine
 import processes
 from command_rig import Point, expect_code, expect_moved
-from qmp import Qmp
+from qmp import Qmp, QmpError
 from statements import expect
 
 NO_WAY = "no way into the memory of QEMU"
@@ -106,9 +107,79 @@ def recover_not_permitted(rig):
     expect_moved(rig, guest, pid)
 
 
+def _says_something(connection, timeout_s=1.0):
+    connection.settimeout(timeout_s)
+    try:
+        return bool(connection.recv(4096))
+    except TimeoutError:
+        return False
+
+
+@contextmanager
+def _main_loop_waits_for_a_page(guest):
+    """QEMU's main thread, and with it the global lock and every monitor, waits for a page that no pager
+    brings: it is told to read all of the guest's memory."""
+    (qemu,) = processes.qemus_of(guest.uuid)
+    with Qmp(qemu.watch_socket()) as monitor:
+        request = {"execute": "pmemsave",
+                   "arguments": {"val": 0, "size": 128 << 20, "filename": "/dev/null"}}
+        try:
+            monitor.raw(request, timeout_s=1)
+            expect(False, "the main loop is stuck")
+        except QmpError:
+            pass  # no answer in time
+        with socket.socket(socket.AF_UNIX) as another:
+            another.connect(qemu.monitors()[-1])
+            expect(_says_something(another), "another monitor greets")
+            another.sendall(b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}\n')
+            expect(not _says_something(another), "and then answers nothing")
+        yield
+
+
+def recover_stuck(rig):
+    """A QEMU whose monitors are silent because a thread with the global lock waits for a page is recovered:
+    the page is brought first."""
+    guest = rig.guest()
+    pid = guest.pid
+    _receive_and_kill(rig, guest, "direct")
+    (kept,) = ferry.run_directory(guest).glob("*/*/memory-map.json")
+    with _main_loop_waits_for_a_page(guest):
+        recovered = rig.tool(guest, "recover", *rig.named(guest))
+    expect_code(recovered, 0)
+    expect(recovered.final["placement"] == "direct", f"{recovered.final}")
+    expect(not kept.exists(), "the memory map is removed when nobody needs it")
+    expect_moved(rig, guest, pid)
+
+
+def recover_bad_map(rig):
+    """A memory map that cannot be believed is named in one line, and recovery goes on without it."""
+    guest = rig.guest()
+    pid = guest.pid
+    _receive_and_kill(rig, guest, "direct")
+    (kept,) = ferry.run_directory(guest).glob("*/*/memory-map.json")
+    kept.write_text(kept.read_text().replace("pc.ram", "pc.rom"))
+    recovered = rig.tool(guest, "recover", *rig.named(guest))
+    warnings = [said for _, said in recovered.objects if said["event"] == "warning"]
+    expect(len(warnings) == 1 and str(kept) in str(warnings), f"it is named: {warnings}")
+    expect_code(recovered, 0)
+    expect_moved(rig, guest, pid)
+
+
+def recover_stuck_stream(rig):
+    """In the stream nobody but QEMU may place a page: recover says so, exit 7, and harms nothing."""
+    guest = rig.guest()
+    _receive_and_kill(rig, guest, "stream")
+    with _main_loop_waits_for_a_page(guest):
+        expect_code(rig.tool(guest, "recover", *rig.named(guest)), 7, "come in its stream")
+    expect(processes.qemus_of(guest.uuid), "QEMU is left alone")
+
+
 CASES = {
     "placement": placement,
     "recover-placement": recover_placement,
     "placement-not-permitted": placement_not_permitted,
     "recover-not-permitted": recover_not_permitted,
+    "recover-stuck": recover_stuck,
+    "recover-stuck-stream": recover_stuck_stream,
+    "recover-bad-map": recover_bad_map,
 }

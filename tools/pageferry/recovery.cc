@@ -20,6 +20,8 @@ constexpr Seconds kQueryBound{30};
 constexpr Seconds kAttachBound{60};
 constexpr Seconds kWaitBound{60};
 constexpr int kWaitIntervalMs = 100;
+// How long a monitor that does not answer is asked again while missing pages are being placed.
+constexpr Seconds kEarlyBound{120};
 
 // QEMUs that this program started for the VM on this host and that still listen, whatever the
 // records say of them.
@@ -61,6 +63,40 @@ void Recovery::request_stop() {
   if (migration_) migration_->request_stop();
 }
 
+// Once: what ends it is no reason to begin again.
+void Recovery::begin_early_service(const OwnershipSnapshot& snapshot) {
+  if (std::exchange(early_tried_, true)) return;
+  auto early = EarlyService::start(command_, *hand_off_, snapshot, clock_);
+  if (early) {
+    early_ = std::move(*early);
+    return;
+  }
+  const Error& error = early.error();
+  // That VMM has ended, or has every page.
+  if (error.code == Errc::gone || error.code == Errc::not_found) return;
+  why_not_early_ = error.message;
+  if (error.code != Errc::unsupported) {
+    reporter_.warning(
+        fmt::format("pages are brought only once the monitor answers: {}", error.message));
+  }
+}
+
+// A VMM whose lock is held by a thread that waits for a page answers once the page is there; with many of them, after many.
+Result<VmmLook> Recovery::look_patiently(const ProcessIdentity& process,
+                                         const std::string& socket) {
+  const Nanoseconds until = clock_.now() + kEarlyBound;
+  while (true) {
+    const std::uint64_t placed = early_ ? early_->pages_placed() : 0;
+    auto look = look_at_vmm(process, socket, clock_);
+    if (look) return look;
+    const Errc code = look.error().code;
+    if (code != Errc::busy && code != Errc::timeout) return look;
+    if (early_ && early_->pages_placed() > placed && clock_.now() < until) continue;
+    if (why_not_early_.empty()) return look;
+    return with_context(std::move(look).error(), why_not_early_);
+  }
+}
+
 // The VMM of the highest epoch first, then every other one of the guest that is here. Always looked
 // at before the records are read again for the decision.
 Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& before) {
@@ -69,7 +105,7 @@ Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& befo
     for (const VmmLook& known : looks) {
       if (known.view.process == process) return {};
     }
-    PF_ASSIGN(VmmLook look, look_at_vmm(process, socket, clock_));
+    PF_ASSIGN(VmmLook look, look_patiently(process, socket));
     if (look.view.state != VmmState::none) looks.push_back(std::move(look));
     return {};
   };
@@ -97,6 +133,7 @@ Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& befo
 
 Result<Recovery::Verdict> Recovery::one_round() {
   PF_ASSIGN(const OwnershipSnapshot before, hand_off_->read());
+  begin_early_service(before);
   PF_ASSIGN(std::vector<VmmLook> looks, look_around(before));
   PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
   const auto named = snapshot.empty() ? std::nullopt : vmm_of_highest(snapshot, hand_off_->host());
@@ -256,8 +293,10 @@ Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
   const std::string& socket = vmm.qmp->socket_path();
   PF_ASSIGN(const RandomId id, RandomId::make());
   constexpr std::size_t kIdChars = 8;
-  options.channel_socket_path =
-      socket.substr(0, socket.rfind('/')) + "/pages-" + id.hex().substr(0, kIdChars) + ".sock";
+  const std::string directory = socket.substr(0, socket.rfind('/'));
+  // A monitor may stand in a directory that is none of ours.
+  if (directory.starts_with(command_.common.run_dir + "/")) options.run_directory = directory;
+  options.channel_socket_path = directory + "/pages-" + id.hex().substr(0, kIdChars) + ".sock";
   PF_ASSIGN(restore_, QemuRestore::create(*vmm.qmp, options));
   return restore_->attach(qemu_state, *reader_, Deadline::after(clock_, kAttachBound));
 }
@@ -273,6 +312,7 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
   result_["destination"] = {{"pid", named->pid}, {"qmp", vmm.qmp->socket_path()}};
   result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
   if (!restore_ && vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
+  early_.reset();  // it has brought what was needed to get here; the restore goes on
   if (restore_) {
     PF_TRY(restore_->finish());
     const RestoreStats stats = restore_->stats();

@@ -6,6 +6,9 @@
 // the rules), asks decide(), and does the one action it names. It ends when the guest runs here and
 // every page is there, or when nothing may be done here.
 //
+// Before all that it brings pages that a guest here waits for (EarlyService), and goes on until the
+// restore does: a monitor may answer only then.
+//
 // Thread rule: one thread; request_stop() from any. Lifetime: reporter and clock outlive it.
 #pragma once
 
@@ -15,6 +18,7 @@
 #include <vector>
 
 #include "tools/pageferry/destination_migration.h"
+#include "tools/pageferry/early_service.h"
 #include "tools/pageferry/hand_off.h"
 #include "tools/pageferry/options.h"
 #include "tools/pageferry/reporter.h"
@@ -41,6 +45,8 @@ class Recovery {
   };
 
   Result<Verdict> one_round();
+  void begin_early_service(const OwnershipSnapshot& snapshot);
+  Result<VmmLook> look_patiently(const ProcessIdentity& process, const std::string& socket);
   Result<std::vector<VmmLook>> look_around(const OwnershipSnapshot& before);
   Result<Verdict> act(const Decision& decision, VmmLook* vmm, const OwnershipSnapshot& snapshot);
   Result<Verdict> run_and_continue(const Decision& decision, VmmLook& vmm,
@@ -64,6 +70,9 @@ class Recovery {
   std::unique_ptr<HandOff> hand_off_;
   std::optional<Attempt> attempt_;
   std::unique_ptr<PageFileReader> reader_;
+  std::unique_ptr<EarlyService> early_;
+  bool early_tried_ = false;
+  std::string why_not_early_;  // the monitor may be silent for it
   std::unique_ptr<QemuRestore> restore_;
   std::unique_ptr<DestinationMigration> migration_;
   std::optional<Nanoseconds> waiting_since_;
