@@ -27,6 +27,7 @@ class Scene:
     directory: Path
     watcher: Watcher
     source_pid: int
+    placement: str = "auto"
     operator: str = "nothing"
 
     @property
@@ -36,7 +37,8 @@ class Scene:
     def start(self, case, action, *options):
         at = ("--fail-at", f"{case.point}={action}") if case.point != "start" else ()
         return ferry.start_migration(
-            self.guest, self.store, "--bandwidth", BANDWIDTH_MIB_S, *at, *options
+            self.guest, self.store, "--bandwidth", BANDWIDTH_MIB_S,
+            "--placement", self.placement, *at, *options
         )
 
     def start_and_reach(self, case, *options):

@@ -2,8 +2,8 @@
 """Kills, stops and starves everything that takes part in a migration, at every phase, and shows who
 owns the guest afterwards and how it was brought back.
 
-    tests/faults/matrix.py [--only SUBSTRING]... [--qemu 10|7.2] [--store DIR] [--list]
-                           [--markdown FILE]
+    tests/faults/matrix.py [--only SUBSTRING]... [--qemu 10|7.2] [--placement auto|direct|stream]
+                           [--repeat N] [--store DIR] [--list] [--markdown FILE]
 
 Each case: a real guest that checks its own memory, one fault at one point (`--fail-at`,
 docs/fault-injection.md), then what an operator would do: nothing, or `pageferry recover`. Then the
@@ -158,7 +158,7 @@ def run_case(case, arguments):
         guest = stack.enter_context(Guest(guest_config(case, arguments, directory), directory))
         guest.wait_ready()
         watcher = stack.enter_context(Watcher(guest))
-        scene = Scene(guest, store, small, directory, watcher, guest.pid)
+        scene = Scene(guest, store, small, directory, watcher, guest.pid, arguments.placement)
         try:
             play(row, scene)
         except (RuntimeError, TimeoutError, OSError, QmpError, subprocess.SubprocessError) as error:
@@ -194,6 +194,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", help="cases whose name contains this")
     parser.add_argument("--qemu", choices=("10", "7.2"), default="10")
+    parser.add_argument("--placement", choices=("auto", "direct", "stream"), default="auto")
+    parser.add_argument("--repeat", type=int, default=1, help="each case so many times")
     parser.add_argument("--store", default="/var/tmp")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--markdown", metavar="FILE", help="writes the table, good rows only")
@@ -206,7 +208,7 @@ def main():
     machine.prepare()
     rows = []
     print(f"{'case':<58} {'guest is at':<12} {'exit':<6} {'seconds':<7} brought back by")
-    for case in chosen:
+    for case in [case for case in chosen for _ in range(arguments.repeat)]:
         row = run_case(case, arguments)
         rows.append(row)
         figures = f"{row.where:<12} {shown_code(row):<6} {row.seconds:<7.1f}"
