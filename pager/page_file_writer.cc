@@ -24,6 +24,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "pager/page_copy.h"
 #include "transport/crc32c.h"
 #include "transport/storage_wait.h"
 
@@ -249,8 +250,8 @@ Result<void> PageFileWriter::put_page(PageIndex page, PageBytes bytes) {
   MapEntry entry = map_.get(page);
   PF_ASSIGN(const FileBlock block,
             state_ == State::blackout ? place_in_tail(entry) : place_at_home(entry));
-  std::memcpy(block.data(), bytes.data(), kPageSizeBytes);
-  entry.crc = crc32c(block);
+  copy_page_past_caches(block, bytes);
+  entry.crc = crc32c(bytes);
   record(page, entry);
   if (state_ == State::blackout) return {};
   PF_TRY(advance_map(page));

@@ -27,6 +27,7 @@ class PageSink {
 
   // The newest content of a page; replaces any earlier one. The bytes are copied before return (or found to be zero).
   // May block while the store is behind (that is the back-pressure that slows the VMM's stream, never the guest).
+  // Nobody changes them meanwhile: checksum and copy read them apart.
   virtual Result<void> put_page(PageIndex page, PageBytes bytes) = 0;
   virtual Result<void> put_zero(PageIndex page) = 0;
 };
