@@ -2,12 +2,13 @@
 """pageferry beside QEMU's own methods: the same guest, the same machine, one session, interleaved.
 
     tests/bench/peers.py [--runs 9] [--methods precopy-tcp,pageferry,...] [--store DIR]
-                         [--json FILE] [--check]
+                         [--json FILE] [--check] [--cold-memory]
                          [--memory-mib 2048 --fill-mib 1433 --dirty-mib-s 50 --ws-mib 256]
 
 Every run boots a fresh guest (so that no method inherits what another did to the memory), lets it
 run, moves it once, watches it for 5 s, and asks it for its verdict: a run with a bad page or a lost
-heartbeat ends the benchmark. One round goes through all methods, then the next begins, in turned
+heartbeat ends the benchmark. The memory that the destination will take is made ready beforehand, for
+all methods alike (harness/backed_memory.py says why); --cold-memory leaves it as the machine has it. One round goes through all methods, then the next begins, in turned
 order; so what else happens on the machine meets all methods alike. measure.py defines every figure,
 methods.py says how each method is run. raw-write/raw-read are the storage's O_DIRECT speed,
 measured in every round.
@@ -32,11 +33,12 @@ import machine  # noqa: E402
 import measure  # noqa: E402
 import methods  # noqa: E402
 import raw_disk  # noqa: E402
+from backed_memory import BackedMemory  # noqa: E402
 from event_recorder import EventRecorder  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
 
 
-def one_run(name, config, store_root):
+def one_run(name, config, store_root, backed_mib):
     """Boots, moves, watches, judges. Returns the figures."""
     _, method = methods.METHODS[name]
     store = Path(tempfile.mkdtemp(prefix="pageferry-bench-", dir=store_root))
@@ -46,7 +48,8 @@ def one_run(name, config, store_root):
         ) as guest:
             guest.wait_ready()
             with EventRecorder(guest) as recorder, measure.SpaceSampler(store) as space:
-                measure.settle(guest)
+                with BackedMemory(backed_mib):
+                    measure.settle(guest)
                 move = method(guest, store, recorder)
                 if name.startswith("thrown-away"):
                     return {"eviction-s": move.evicted - move.started}
@@ -160,6 +163,9 @@ def main():
     parser.add_argument("--store", default="/var/tmp", help="a directory on the storage to measure")
     parser.add_argument("--json", help="write all runs and the summary to this file")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--cold-memory", action="store_true", help="do not make the destination's memory ready"
+    )
     parser.add_argument("--memory-mib", type=int, default=2048)
     parser.add_argument("--fill-mib", type=int, default=1433)
     parser.add_argument("--dirty-mib-s", type=int, default=50)
@@ -171,6 +177,7 @@ def main():
         parser.error(f"unknown methods {unknown}; there are {list(methods.METHODS)}")
     machine.prepare()
 
+    backed_mib = 0 if arguments.cold_memory else arguments.memory_mib + 256
     runs = {name: [] for name in names}
     raw = []
     for number in range(arguments.runs):
@@ -185,7 +192,7 @@ def main():
                 dirty_mib_s=arguments.dirty_mib_s,
                 dirty_ws_mib=arguments.ws_mib,
             )
-            figures = one_run(name, config, arguments.store)
+            figures = one_run(name, config, arguments.store, backed_mib)
             runs[name].append(figures)
             print(
                 f"{number + 1}/{arguments.runs} {name}: "

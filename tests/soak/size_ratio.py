@@ -5,7 +5,7 @@ dirty set, side by side.
     tests/soak/size_ratio.py [--runs 5] [--qemu 10|7.2] [--small 512] [--large 4096] [--store DIR]
 
 Both guests fill 70 % of their memory and dirty 50 MiB/s over 64 MiB. Interleaved, fresh guests,
-medians. Two figures must differ by less than LIMIT: the downtime (silence of the heartbeats around
+medians, memory ready for the destination (harness/backed_memory.py). Two figures must differ by less than LIMIT: the downtime (silence of the heartbeats around
 the switch) and the time to run (STOP event at the source -> RESUME event at the destination). Ends
 with 1 if one does not.
 """
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import ferry  # noqa: E402
 import heartbeats  # noqa: E402
 import machine  # noqa: E402
+from backed_memory import BackedMemory  # noqa: E402
 from event_recorder import EventRecorder  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
 
@@ -42,7 +43,8 @@ def one(memory_mib, arguments):
             config, directory
         ) as guest:
             guest.wait_ready()
-            time.sleep(1)
+            with BackedMemory(memory_mib + 256):
+                time.sleep(1)
             with EventRecorder(guest) as recorder:
                 outcome = ferry.migrate(guest, store)
                 if outcome.code != 0:
