@@ -68,10 +68,9 @@ void PageIn::set_pace(PrefetchPace pace) {
 // From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.
 Nanoseconds PageIn::background_rest() const {
   Nanoseconds rest{0};
-  // Where a page is work for the VMM's threads, too, the rest of the guest is nobody's hurry: prefetch then idles for as long as
-  // it works.
-  const bool shared = options_.prefetch_held_max > Nanoseconds(0);
-  if (prefetcher_.sweeping() && shared) rest = 2 * background_cost_;
+  // The rest of the guest is nobody's hurry: prefetch then idles half as long as it works, so that it does not use up what the
+  // host allows in CPU time.
+  if (prefetcher_.sweeping()) rest = 3 * background_cost_ / 2;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);

@@ -60,8 +60,7 @@ struct PageInOptions {
   PrefetchOrder order = PrefetchOrder::hot;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
-  // For an outlet that keeps others busy with each page: while a fault is open, prefetch waits for it, but no longer than this,
-  // and it rests between two turns once it is at what nobody is known to want soon. 0: it does neither.
+  // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.
   Nanoseconds prefetch_held_max{0};
   ChannelCount channels = ChannelCount::two;
 };

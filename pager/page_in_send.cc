@@ -15,10 +15,10 @@ namespace pageferry {
 namespace {
 
 constexpr std::uint64_t kNoBudget = std::numeric_limits<std::uint64_t>::max();
-// One step's share of background work: 16 stored pages keep the thread busy for some 40 us.
+// One step's share of background work: 32 stored pages keep the thread busy for some 60 us.
 constexpr std::uint64_t kStoredPageCost = 4;
 constexpr std::uint64_t kZeroPageCost = 1;
-constexpr std::uint64_t kBackgroundBudget = 16 * kStoredPageCost;
+constexpr std::uint64_t kBackgroundBudget = 32 * kStoredPageCost;
 
 }  // namespace
 
