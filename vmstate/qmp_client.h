@@ -16,22 +16,18 @@
 
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
+#include "vmstate/qmp_commands.h"
 
 namespace pageferry {
 
-class QmpClient {
+class QmpClient : public QmpCommands {
  public:
-  virtual ~QmpClient() = default;
-
   // Connects, reads the greeting and negotiates capabilities. Errors: not_found / gone (no socket, nobody listens), busy (no
   // greeting before the deadline: another client holds the monitor), vmm (what answers is no QMP server), invalid (path too long).
   static Result<std::unique_ptr<QmpClient>> connect(const std::string& socket_path,
                                                     Deadline deadline);
 
-  // Runs one command; returns its "return" value. Errors: vmm (QEMU's error class and text in the message), gone, timeout (the
-  // outcome is unknown; the connection is then closed, since a late reply could be taken for another's).
-  virtual Result<nlohmann::json> execute(std::string_view command, nlohmann::json arguments,
-                                         Deadline deadline) = 0;
+  // execute() closes the connection after a timeout: a late reply could be taken for another's.
   // The same, passing a file descriptor along with the command (getfd). The caller keeps its own copy.
   virtual Result<nlohmann::json> execute_with_fd(std::string_view command, nlohmann::json arguments,
                                                  int fd, Deadline deadline) = 0;
