@@ -199,8 +199,7 @@ Result<void> rewrite_scheme(const ShortChardev& chardev, Rewrite& rewrite) {
 
 Result<void> rewrite_chardev(const CommandLineOption& option, Rewrite& rewrite) {
   PF_ASSIGN(QemuOption value, QemuOption::parse(option.value.value_or(""), "backend"));
-  if (value.get("id") == kOurQmpChardev)
-    return {};  // of an earlier move; the new one is added at the end
+  if (is_our_chardev(value.get("id"))) return {};
   PF_TRY(rewrite_members(option, "chardev " + value.get_or("id", "?"), value, rewrite));
   rewrite.keep(option, value);
   return {};

@@ -3,7 +3,7 @@
 // all was checked by parse_command_line).
 //
 // Invariants:
-//   I1  what was added for an earlier destination (-S, -incoming, our monitor) is dropped before it
+//   I1  what was added for an earlier destination (-S, -incoming, our monitors) is dropped before it
 //   is added again, so moving n
 //       times gives the same length as moving once
 //   I2  exactly one machine type is left, the versioned one
@@ -25,6 +25,7 @@ using Handler = Result<void> (*)(const CommandLineOption&, Rewrite&);
 
 constexpr std::size_t kSocketPathBytesMax = 107;
 constexpr std::string_view kQmpSocketName = "pageferry-qmp.sock";
+constexpr std::string_view kOutOfBandSocketName = "pageferry-oob.sock";
 constexpr std::string_view kLogName = "qemu.log";
 
 std::string last_part(const std::string& path) {
@@ -58,7 +59,7 @@ Result<void> rewrite_machine(const CommandLineOption& option, Rewrite& rewrite) 
 
 Result<void> rewrite_mon(const CommandLineOption& option, Rewrite& rewrite) {
   PF_ASSIGN(const QemuOption value, QemuOption::parse(option.value.value_or(""), "chardev"));
-  if (value.get("chardev") != kOurQmpChardev) rewrite.keep(option);
+  if (!is_our_chardev(value.get("chardev"))) rewrite.keep(option);
   return {};
 }
 
@@ -224,22 +225,29 @@ Result<void> check_place(const DestinationPlace& place) {
   return {};
 }
 
+void add_monitor(Rewrite& rewrite, std::string_view chardev, const std::string& socket) {
+  rewrite.keep({"chardev", fmt::format("socket,id={},path={},server=on,wait=off", chardev,
+                                       with_doubled_commas(socket))});
+  rewrite.keep({"mon", fmt::format("chardev={},mode=control", chardev)});
+}
+
 void add_ours(Rewrite& rewrite) {
   if (rewrite.next_number("machine") == 0) {
     rewrite.options().insert(rewrite.options().begin(), {"machine", rewrite.place().machine_type});
   }
   rewrite.keep({"S", std::nullopt});
   rewrite.keep({"incoming", "defer"});
-  rewrite.keep({"chardev", fmt::format("socket,id={},path={},server=on,wait=off", kOurQmpChardev,
-                                       with_doubled_commas(rewrite.result().qmp_socket))});
-  rewrite.keep({"mon", fmt::format("chardev={},mode=control", kOurQmpChardev)});
+  // The last monitor is the one that answers everything.
+  add_monitor(rewrite, kOurOutOfBandChardev, rewrite.result().out_of_band_socket);
+  add_monitor(rewrite, kOurQmpChardev, rewrite.result().qmp_socket);
 }
 
 }  // namespace
 
 std::string Rewrite::moved_file(const std::string& old_path) {
   std::string name = last_part(old_path);
-  if (name == kQmpSocketName || name == kLogName) name = "user-" + name;
+  if (name == kQmpSocketName || name == kOutOfBandSocketName || name == kLogName)
+    name = "user-" + name;
   const unsigned seen = used_names_[name]++;
   if (seen > 0) {
     const auto dot = std::min(name.rfind('.'), name.size());
@@ -267,6 +275,7 @@ Result<DestinationCommand> make_destination_command(const std::vector<std::strin
   PF_ASSIGN(const CommandLine source, parse_command_line(source_argv));
   DestinationCommand result;
   result.qmp_socket = fmt::format("{}/{}", place.run_directory, kQmpSocketName);
+  result.out_of_band_socket = fmt::format("{}/{}", place.run_directory, kOutOfBandSocketName);
   Rewrite rewrite(place, result);
   for (const CommandLineOption& option : source.options) {
     PF_TRY(refuse_descriptors(option));

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "transport/os/error.h"
@@ -33,9 +34,14 @@ struct DestinationPlace {
   std::function<bool(const std::string& path)> is_directory;
 };
 
+// The chardev behind out_of_band_socket. During a restore its one client is QEMU itself.
+inline constexpr std::string_view kOurOutOfBandChardev = "pageferry-oob";
+
 struct DestinationCommand {
-  std::vector<std::string> argv;   // argv[0] as the source's
-  std::string qmp_socket;          // our own monitor: <run directory>/pageferry-qmp.sock
+  std::vector<std::string> argv;  // argv[0] as the source's
+  std::string qmp_socket;         // our own monitor: <run directory>/pageferry-qmp.sock
+  // Another of ours, for the connection that qemu_out_of_band.h leaves; "": a command of the user's has none.
+  std::string out_of_band_socket;
   std::vector<std::string> fifos;  // to be made before the start (pipe chardevs)
   // Shared memory files, outside the run directory: remove them once this QEMU has them open.
   std::vector<std::string> files_made;

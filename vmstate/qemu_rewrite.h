@@ -16,6 +16,10 @@
 namespace pageferry {
 
 inline constexpr std::string_view kOurQmpChardev = "pageferry-qmp";
+// What an earlier move added; the new ones are added at the end.
+inline bool is_our_chardev(const std::optional<std::string>& id) {
+  return id == kOurQmpChardev || id == kOurOutOfBandChardev;
+}
 
 // What the parts share: the place, the names given so far, the result.
 class Rewrite {

@@ -7,6 +7,7 @@
 
 #include <map>
 
+#include "vmstate/qemu_destination_command.h"
 #include "vmstate/qemu_process.h"
 
 namespace pageferry {
@@ -53,6 +54,7 @@ std::vector<std::string> monitor_sockets_of(const std::vector<std::string>& argv
     if (argv[i] != "-mon" || value_of(value, "mode") != "control") continue;
     const std::string id = value_of(value, "chardev");
     const std::string named = id.empty() ? value.substr(0, value.find(',')) : id;
+    if (named == kOurOutOfBandChardev) continue;
     const auto found = chardev_paths.find(named);
     if (found != chardev_paths.end() && !found->second.empty()) {
       sockets.push_back(resolved(found->second, working_directory));

@@ -25,12 +25,13 @@ struct VmmLook {
 };
 
 // Paths of unix sockets that serve QMP, from a QEMU's arguments (-qmp, -qmp-pretty, -mon with a
-// chardev), relative ones resolved against its working directory. Pure.
+// chardev), relative ones resolved against its working directory. Not the one for out-of-band commands
+// that we put there: QEMU itself is its client. Pure.
 std::vector<std::string> monitor_sockets_of(const std::vector<std::string>& argv,
                                             const std::string& working_directory);
 
 // Looks at a process. state none when it is gone. Errors: busy (its monitor is held by another
-// client), vmm, and those of /proc. `preferred_socket` may be empty.
+// client, or does not answer), vmm, and those of /proc. `preferred_socket` may be empty.
 Result<VmmLook> look_at_vmm(const ProcessIdentity& process, const std::string& preferred_socket,
                             const Clock& clock);
 

@@ -32,6 +32,13 @@ TEST(MonitorSockets, HumanMonitorIsNot) {
                   .empty());
 }
 
+TEST(MonitorSockets, OursForOutOfBandCommandsIsNot) {
+  EXPECT_TRUE(monitor_sockets_of({"qemu", "-chardev", "socket,id=pageferry-oob,path=/run/o.sock",
+                                  "-mon", "chardev=pageferry-oob,mode=control"},
+                                 "/")
+                  .empty());
+}
+
 TEST(MonitorSockets, TcpMonitorIsNot) {
   EXPECT_TRUE(monitor_sockets_of({"qemu", "-qmp", "tcp:localhost:4444,server"}, "/").empty());
 }

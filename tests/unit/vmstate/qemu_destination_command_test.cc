@@ -40,6 +40,8 @@ DestinationPlace place(DestinationHost host, const std::string& run_directory = 
 
 const std::string kOurs =
     " -S -incoming defer -chardev "
+    "socket,id=pageferry-oob,path=/run/pf/vm/1/pageferry-oob.sock,server=on,wait=off"
+    " -mon chardev=pageferry-oob,mode=control -chardev "
     "socket,id=pageferry-qmp,path=/run/pf/vm/1/pageferry-qmp.sock,server=on,wait=off"
     " -mon chardev=pageferry-qmp,mode=control";
 
@@ -110,6 +112,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"-runas nobody", "", nullptr},
                     Case{"-chardev socket,id=pageferry-qmp,path=/old/q,server=on,wait=off -mon "
                          "chardev=pageferry-qmp,mode=control",
+                         "", nullptr},
+                    Case{"-chardev socket,id=pageferry-oob,path=/old/o,server=on,wait=off -mon "
+                         "chardev=pageferry-oob,mode=control",
                          "", nullptr}));
 
 INSTANTIATE_TEST_SUITE_P(
@@ -154,6 +159,8 @@ INSTANTIATE_TEST_SUITE_P(
              "-qmp unix:/a/m -monitor unix:/run/pf/vm/1/m,server=on,wait=off", nullptr},
         Case{"-qmp unix:/tmp/pageferry-qmp.sock,server=on,wait=off",
              "-qmp unix:/run/pf/vm/1/user-pageferry-qmp.sock,server=on,wait=off", nullptr},
+        Case{"-qmp unix:/tmp/pageferry-oob.sock,server=on,wait=off",
+             "-qmp unix:/run/pf/vm/1/user-pageferry-oob.sock,server=on,wait=off", nullptr},
         Case{"-gdb tcp::1234", "-gdb unix:/run/pf/vm/1/gdb.sock,server=on,wait=off",
              "-gdb tcp::1234"},
         Case{"-s", "-gdb unix:/run/pf/vm/1/gdb.sock,server=on,wait=off", "-s"}));
@@ -407,6 +414,7 @@ TEST(DestinationCommandTest, NamesWhatMustBeDoneOutsideTheCommandLine) {
   EXPECT_THAT(command->fifos, ElementsAre("/run/pf/vm/1/p.in", "/run/pf/vm/1/p.out"));
   EXPECT_THAT(command->files_made, ElementsAre("/dev/shm/web.pageferry-1-0"));
   EXPECT_EQ(command->qmp_socket, "/run/pf/vm/1/pageferry-qmp.sock");
+  EXPECT_EQ(command->out_of_band_socket, "/run/pf/vm/1/pageferry-oob.sock");
 }
 
 TEST(DestinationCommandTest, NotesSayWhatIsFoundElsewhere) {
