@@ -22,8 +22,13 @@ constexpr CheckedJsonFormat kFormat = {.what = "memory map",
                                        .version = kMemoryMapVersion,
                                        .bytes_max = kMemoryMapBytesMax};
 constexpr std::size_t kWordBytesMax = 16;
+constexpr std::uint64_t kQemuVersionMax = 999999;
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;  // of any process on x86-64
+
+bool is_direct(const QemuMemoryMap& map) {
+  return map.placement == PagePlacement::direct;
+}
 
 json to_json(const QemuMemoryMap& map) {
   json blocks = json::array();
@@ -31,11 +36,13 @@ json to_json(const QemuMemoryMap& map) {
     const RamBlock& block = map.layout.blocks()[i];
     blocks.push_back({{"name", block.name},
                       {"bytes", block.length_bytes},
-                      {"backing-page-bytes", block.backing_page_bytes},
-                      {"host-address", map.block_addresses[i]}});
+                      {"backing-page-bytes", block.backing_page_bytes}});
+    if (is_direct(map)) blocks.back()["host-address"] = map.block_addresses[i];
   }
   return {{"process", {{"pid", map.process.pid}, {"start-ticks", map.process.start_ticks}}},
-          {"placement", map.placement == PagePlacement::direct ? "direct" : "stream"},
+          {"qemu-version", map.qemu_version},
+          {"placement", is_direct(map) ? "direct" : "stream"},
+          {"out-of-band-inode", map.out_of_band_inode},
           {"blocks", std::move(blocks)}};
 }
 
@@ -44,6 +51,17 @@ Result<void> process_from_json(const json& object, QemuMemoryMap& map) {
   map.process.pid = static_cast<pid_t>(process.number("pid", 1, kPidMax));
   map.process.start_ticks = process.number("start-ticks", 0, kNumberMax);
   return process.finish();
+}
+
+Result<std::uint64_t> address_from_json(JsonMembers& members, const RamBlock& block) {
+  const std::uint64_t address =
+      members.number("host-address", kPageSizeBytes, kAddressEnd - block.length_bytes);
+  PF_TRY(members.finish());
+  if (address % block.backing_page_bytes != 0) {
+    members.wrong("host-address", fmt::format("is {:#x}, not aligned to its pages of {} bytes",
+                                              address, block.backing_page_bytes));
+  }
+  return address;
 }
 
 Result<void> blocks_from_json(const json& list, QemuMemoryMap& map) {
@@ -55,16 +73,12 @@ Result<void> blocks_from_json(const json& list, QemuMemoryMap& map) {
     block.length_bytes = members.number("bytes", 1, kMemoryBytesMax);
     block.backing_page_bytes =
         members.number("backing-page-bytes", kPageSizeBytes, kBackingPageBytesMax);
-    const std::uint64_t address =
-        members.number("host-address", kPageSizeBytes, kAddressEnd - block.length_bytes);
-    PF_TRY(members.finish());
-    if (address % block.backing_page_bytes != 0) {
-      members.wrong("host-address", fmt::format("is {:#x}, not aligned to its pages of {} bytes",
-                                                address, block.backing_page_bytes));
+    if (is_direct(map)) {
+      PF_ASSIGN(const std::uint64_t address, address_from_json(members, block));
+      map.block_addresses.push_back(address);
     }
     PF_TRY(members.finish());
     blocks.push_back(std::move(block));
-    map.block_addresses.push_back(address);
   }
   auto layout = MemoryLayout::make(std::move(blocks));
   if (!layout) return with_context(std::move(layout).error(), "memory map member blocks");
@@ -91,7 +105,7 @@ Result<void> check_apart(const QemuMemoryMap& map) {
 }  // namespace
 
 Result<std::string> encode_memory_map(const QemuMemoryMap& map) {
-  PF_CHECK(map.block_addresses.size() == map.layout.blocks().size());
+  PF_CHECK(map.block_addresses.size() == (is_direct(map) ? map.layout.blocks().size() : 0));
   PF_ASSIGN(std::string text, encode_checked_json(to_json(map), kFormat));
   const auto check = decode_memory_map(text);  // what would be refused later is not written at all
   if (!check) return fail(Errc::invalid, check.error().message);
@@ -107,11 +121,11 @@ Result<QemuMemoryMap> decode_memory_map(std::string_view text) {
   if (placement != "direct" && placement != "stream")
     top.wrong("placement", "is neither direct nor stream");
   map.placement = placement == "direct" ? PagePlacement::direct : PagePlacement::stream;
-  const bool direct = map.placement == PagePlacement::direct;
-  const json& blocks = top.list("blocks", direct ? 1 : 0, direct ? kBlocksMax : 0);
+  map.qemu_version = static_cast<int>(top.number("qemu-version", 1, kQemuVersionMax));
+  map.out_of_band_inode = top.number("out-of-band-inode", 0, is_direct(map) ? 0 : kNumberMax);
+  const json& blocks = top.list("blocks", 1, kBlocksMax);
   PF_TRY(top.finish());
   PF_TRY(process_from_json(process, map));
-  if (!direct) return map;
   PF_TRY(blocks_from_json(blocks, map));
   PF_TRY(check_apart(map));
   return map;

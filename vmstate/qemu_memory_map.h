@@ -1,6 +1,7 @@
-// QemuMemoryMap: where the RAM blocks of one destination QEMU are in its address space, and in which way its pages get there. Kept in
-// the QEMU's run directory for the whole of a restore, for a pager that comes after a dead one: QEMU says the same only through its
-// monitor, and the monitor may wait for a page that only a pager can bring (docs/failure-model.md, "The pager dies").
+// QemuMemoryMap: the RAM blocks of one destination QEMU, in which way its pages get there, and how to get in: where the blocks are in its
+// address space, or which connection was left for commands (qemu_out_of_band.h). Kept in the QEMU's run directory for the whole of a
+// restore, for a pager that comes after a dead one: QEMU says the same only through its monitor, and the monitor may wait for a page that
+// only a pager can bring (docs/failure-model.md, "The pager dies").
 //
 // A text of checked_json.h; docs/memory-map-format.md has every member. It is no record: who may run the guest does not depend on it.
 //
@@ -27,8 +28,12 @@ inline constexpr const char* kMemoryMapFileName = "memory-map.json";
 struct QemuMemoryMap {
   ProcessIdentity process;                          // with its start time: never a later process
   PagePlacement placement = PagePlacement::stream;  // direct or stream
-  MemoryLayout layout{};                            // where direct; else empty
-  std::vector<std::uint64_t> block_addresses{};     // of each block of it, in QEMU's address space
+  int qemu_version = 0;                             // major * 10000 + minor * 100 + micro
+  // Where stream: the inode of our end of the out-of-band connection; 0: none was left.
+  std::uint64_t out_of_band_inode = 0;
+  MemoryLayout layout{};  // QEMU's: with its backing pages
+  // Where direct: of each block of the layout, in QEMU's address space; else empty.
+  std::vector<std::uint64_t> block_addresses{};
   friend bool operator==(const QemuMemoryMap&, const QemuMemoryMap&) = default;
 };
 

@@ -18,7 +18,7 @@
 // and the channels.
 //
 // Thread rule: calls from one thread; stats() and request_stop() from any.
-// Lifetime: QmpClient and PageSupply outlive the restore.
+// Lifetime: QmpClient and PageSupply outlive the restore; the memory map is copied.
 #pragma once
 
 #include <array>
@@ -31,6 +31,7 @@
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/device_state.h"
+#include "vmstate/qemu_memory_map.h"
 #include "vmstate/qemu_placement.h"
 #include "vmstate/qmp_client.h"
 
@@ -45,6 +46,9 @@ struct RestoreOptions {
                                     // directory (0700, owned by QEMU's user)
   // Where prepare() keeps the memory map, and finish() removes it (qemu_memory_map.h). "": nowhere.
   std::string run_directory{};
+  // A monitor at which prepare() may leave a connection for a later pager, where pages come in the stream (qemu_out_of_band.h). "":
+  // there is none.
+  std::string out_of_band_socket_path{};
 };
 
 struct RestoreStats {
@@ -64,6 +68,9 @@ struct RestoreStats {
 class QemuRestore {
  public:
   static Result<std::unique_ptr<QemuRestore>> create(QmpClient& qmp, RestoreOptions options);
+  // For attach() to a QEMU whose monitor does not answer. unsupported: that map does not say how.
+  static Result<std::unique_ptr<QemuRestore>> create_without_monitor(const QemuMemoryMap& map,
+                                                                     RestoreOptions options);
   virtual ~QemuRestore() = default;
 
   // `state` needs machine_type, configuration and layout only. Errors: vmm (with QEMU's words),
@@ -73,6 +80,8 @@ class QemuRestore {
   virtual Result<void> load_devices(const QemuState& state, PageSupply& supply,
                                     Deadline deadline) = 0;
   virtual Result<void> attach(const QemuState& state, PageSupply& supply, Deadline deadline) = 0;
+  // After create_without_monitor() and attach(): it answers now. Before announce_self() and finish().
+  virtual void use_monitor(QmpClient& qmp) = 0;
   enum class GuestIs : std::uint8_t { resumed, paused };
   // After load_devices(): until this is said, hardly more than what is asked for is brought in, so that nothing takes the CPU
   // from loading the devices. A resumed guest has the CPUs for itself for another moment. finish() says it if nobody has.

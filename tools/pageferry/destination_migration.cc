@@ -104,6 +104,7 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
   restore.placement = options_.placement;
   restore.channel_socket_path = run_directory_ + "/pages.sock";
   restore.run_directory = run_directory_;
+  restore.out_of_band_socket_path = command_.out_of_band_socket;
   PF_ASSIGN(restore_, QemuRestore::create(*vmm_.qmp, restore));
   PF_TRY(restore_->prepare(state_, Deadline::after(clock_, kLoadBound)));
   PF_ASSIGN(prepared_reading_.memory, PageReadMemory::make_populated(PageFileReaderOptions{}));

@@ -18,6 +18,7 @@ namespace {
 
 constexpr Seconds kQueryBound{30};
 constexpr Seconds kAttachBound{60};
+constexpr Seconds kWithoutMonitorBound{20};
 constexpr Seconds kWaitBound{60};
 constexpr int kWaitIntervalMs = 100;
 // How long a monitor that does not answer is asked again while missing pages are being placed.
@@ -66,19 +67,42 @@ void Recovery::request_stop() {
 // Once: what ends it is no reason to begin again.
 void Recovery::begin_early_service(const OwnershipSnapshot& snapshot) {
   if (std::exchange(early_tried_, true)) return;
-  auto early = EarlyService::start(command_, *hand_off_, snapshot, clock_);
-  if (early) {
-    early_ = std::move(*early);
-    return;
-  }
-  const Error& error = early.error();
+  const auto begun = begin_early(snapshot);
+  if (begun) return;
+  const Error& error = begun.error();
   // That VMM has ended, or has every page.
   if (error.code == Errc::gone || error.code == Errc::not_found) return;
   why_not_early_ = error.message;
-  if (error.code != Errc::unsupported) {
+  // vmm: it refuses, as one does that has just become complete.
+  if (error.code != Errc::unsupported && error.code != Errc::vmm) {
     reporter_.warning(
         fmt::format("pages are brought only once the monitor answers: {}", error.message));
   }
+}
+
+Result<void> Recovery::begin_early(const OwnershipSnapshot& snapshot) {
+  PF_ASSIGN(auto missing, find_missing_pages(command_, *hand_off_, snapshot));
+  if (!missing) return {};
+  if (missing->kept.map.placement == PagePlacement::stream) {
+    return restore_without_monitor(*missing);
+  }
+  PF_ASSIGN(early_, EarlyService::start(command_, *hand_off_, *missing, clock_));
+  return {};
+}
+
+std::uint64_t Recovery::pages_placed() const {
+  const RestoreStats stats = restore_ ? restore_->stats() : RestoreStats{};
+  return stats.pages_demand + stats.pages_prefetched + (early_ ? early_->pages_placed() : 0);
+}
+
+// Pages in the stream: whoever serves them is the restore. It learns of the monitor when that answers.
+Result<void> Recovery::restore_without_monitor(const MissingPages& missing) {
+  PF_ASSIGN(const QemuState qemu_state, open_image(missing.state));
+  PF_ASSIGN(const RestoreOptions options, restore_options(missing.kept.run_directory));
+  PF_ASSIGN(auto restore, QemuRestore::create_without_monitor(missing.kept.map, options));
+  PF_TRY(restore->attach(qemu_state, *reader_, Deadline::after(clock_, kWithoutMonitorBound)));
+  restore_ = std::move(restore);
+  return {};
 }
 
 // A VMM whose lock is held by a thread that waits for a page answers once the page is there; with many of them, after many.
@@ -86,12 +110,12 @@ Result<VmmLook> Recovery::look_patiently(const ProcessIdentity& process,
                                          const std::string& socket) {
   const Nanoseconds until = clock_.now() + kEarlyBound;
   while (true) {
-    const std::uint64_t placed = early_ ? early_->pages_placed() : 0;
+    const std::uint64_t placed = pages_placed();
     auto look = look_at_vmm(process, socket, clock_);
     if (look) return look;
     const Errc code = look.error().code;
     if (code != Errc::busy && code != Errc::timeout) return look;
-    if (early_ && early_->pages_placed() > placed && clock_.now() < until) continue;
+    if (pages_placed() > placed && clock_.now() < until) continue;
     if (why_not_early_.empty()) return look;
     return with_context(std::move(look).error(), why_not_early_);
   }
@@ -280,7 +304,7 @@ Result<void> Recovery::continue_guest(VmmLook& vmm) {
   return {};
 }
 
-Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
+Result<QemuState> Recovery::open_image(const GuestState& state) {
   if (!state.image) {
     return fail(Errc::not_found, "the VMM waits for pages and no image is named in the records");
   }
@@ -288,15 +312,26 @@ Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
   PF_ASSIGN(const QemuState qemu_state, read_attempt_state(*attempt_, kStateFileName));
   PF_ASSIGN(reader_, open_attempt_pages(*attempt_, command_.common.store_faults, clock_, {}));
   PF_TRY(check_commit(*reader_, state.image->commit));
+  return qemu_state;
+}
+
+Result<RestoreOptions> Recovery::restore_options(const std::string& directory) const {
   RestoreOptions options;
   options.order = command_.destination.order;
-  const std::string& socket = vmm.qmp->socket_path();
   PF_ASSIGN(const RandomId id, RandomId::make());
   constexpr std::size_t kIdChars = 8;
-  const std::string directory = socket.substr(0, socket.rfind('/'));
   // A monitor may stand in a directory that is none of ours.
   if (directory.starts_with(command_.common.run_dir + "/")) options.run_directory = directory;
   options.channel_socket_path = directory + "/pages-" + id.hex().substr(0, kIdChars) + ".sock";
+  return options;
+}
+
+// Nothing to do where restore_ serves already: what began without the monitor goes on with it.
+Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
+  if (restore_) return {};
+  PF_ASSIGN(const QemuState qemu_state, open_image(state));
+  const std::string& socket = vmm.qmp->socket_path();
+  PF_ASSIGN(const RestoreOptions options, restore_options(socket.substr(0, socket.rfind('/'))));
   PF_ASSIGN(restore_, QemuRestore::create(*vmm.qmp, options));
   return restore_->attach(qemu_state, *reader_, Deadline::after(clock_, kAttachBound));
 }
@@ -311,9 +346,10 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
   const Epoch epoch = snapshot.highest();
   result_["destination"] = {{"pid", named->pid}, {"qmp", vmm.qmp->socket_path()}};
   result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
-  if (!restore_ && vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
+  if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
   early_.reset();  // it has brought what was needed to get here; the restore goes on
   if (restore_) {
+    restore_->use_monitor(*vmm.qmp);
     PF_TRY(restore_->finish());
     const RestoreStats stats = restore_->stats();
     result_["faults"] = {{"count", stats.faults}};

@@ -7,7 +7,8 @@
 // every page is there, or when nothing may be done here.
 //
 // Before all that it brings pages that a guest here waits for (EarlyService), and goes on until the
-// restore does: a monitor may answer only then.
+// restore does: a monitor may answer only then. Where only the restore can bring them, the restore itself
+// begins before the monitor is asked.
 //
 // Thread rule: one thread; request_stop() from any. Lifetime: reporter and clock outlive it.
 #pragma once
@@ -46,6 +47,9 @@ class Recovery {
 
   Result<Verdict> one_round();
   void begin_early_service(const OwnershipSnapshot& snapshot);
+  Result<void> begin_early(const OwnershipSnapshot& snapshot);
+  Result<void> restore_without_monitor(const MissingPages& missing);
+  std::uint64_t pages_placed() const;
   Result<VmmLook> look_patiently(const ProcessIdentity& process, const std::string& socket);
   Result<std::vector<VmmLook>> look_around(const OwnershipSnapshot& before);
   Result<Verdict> act(const Decision& decision, VmmLook* vmm, const OwnershipSnapshot& snapshot);
@@ -57,6 +61,8 @@ class Recovery {
   Result<void> free_image(const OwnershipSnapshot& snapshot);
   Result<bool> cancel_abandoned(const std::vector<VmmLook>& looks);
   Result<void> end_stale(std::vector<VmmLook>& looks, const OwnershipSnapshot& snapshot);
+  Result<QemuState> open_image(const GuestState& state);
+  Result<RestoreOptions> restore_options(const std::string& directory) const;
   Result<void> attach(VmmLook& vmm, const GuestState& state);
   Result<void> end_vmm(VmmLook& vmm);
   Result<void> continue_guest(VmmLook& vmm);

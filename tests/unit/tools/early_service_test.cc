@@ -25,10 +25,14 @@ class FindMemoryMap : public testing::Test {
     return path;
   }
   void write(const std::string& run_id, const ProcessIdentity& process) const {
-    const auto written = write_memory_map(directory(run_id), {.process = process});
+    const auto written = write_memory_map(
+        directory(run_id),
+        {.process = process,
+         .qemu_version = 70222,
+         .layout = *MemoryLayout::make({{.name = "pc.ram", .length_bytes = 4096}})});
     ASSERT_TRUE(written) << written.error().message;
   }
-  Result<std::optional<QemuMemoryMap>> find() const {
+  Result<std::optional<KeptMemoryMap>> find() const {
     return find_memory_map(scratch_.path(), "web", kOurs);
   }
 
@@ -47,7 +51,8 @@ TEST_F(FindMemoryMap, IsTheOneOfTheProcess) {
   const auto found = find();
   ASSERT_TRUE(found) << found.error().message;
   ASSERT_TRUE(*found);
-  EXPECT_EQ((*found)->process, kOurs);
+  EXPECT_EQ((*found)->map.process, kOurs);
+  EXPECT_EQ((*found)->run_directory, scratch_.file("web/b2"));
 }
 
 TEST_F(FindMemoryMap, IsNotThatOfALaterProcessWithTheSamePid) {

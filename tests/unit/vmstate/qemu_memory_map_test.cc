@@ -29,6 +29,7 @@ constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
 QemuMemoryMap example() {
   QemuMemoryMap map;
   map.process = {.pid = 4711, .start_ticks = 123456};
+  map.qemu_version = 100002;
   map.placement = PagePlacement::direct;
   map.layout = *MemoryLayout::make(
       {{.name = "pc.ram", .length_bytes = std::uint64_t{1} << 30},
@@ -38,15 +39,25 @@ QemuMemoryMap example() {
   return map;
 }
 
+QemuMemoryMap stream_example() {
+  QemuMemoryMap map = example();
+  map.qemu_version = 70222;
+  map.placement = PagePlacement::stream;
+  map.out_of_band_inode = 987654;
+  map.block_addresses.clear();
+  return map;
+}
+
 std::string encoded(const QemuMemoryMap& map) {
   auto text = encode_memory_map(map);
   if (!text) ADD_FAILURE() << text.error().message;
   return text ? *text : "";
 }
 
-// The example with its JSON changed and the checksum made right again.
-Result<QemuMemoryMap> decode_after(const std::function<void(json&)>& change) {
-  const std::string text = encoded(example());
+// A map with its JSON changed and the checksum made right again.
+Result<QemuMemoryMap> decode_after(const std::function<void(json&)>& change,
+                                   const QemuMemoryMap& map = example()) {
+  const std::string text = encoded(map);
   json object = json::parse(text.substr(0, text.find('\n')));
   change(object);
   const std::string line = object.dump() + "\n";
@@ -54,8 +65,9 @@ Result<QemuMemoryMap> decode_after(const std::function<void(json&)>& change) {
       fmt::format("{}crc32c {:08x}\n", line, crc32c(std::as_bytes(std::span(line)))));
 }
 
-std::string refusal_after(const std::function<void(json&)>& change) {
-  const auto decoded = decode_after(change);
+std::string refusal_after(const std::function<void(json&)>& change,
+                          const QemuMemoryMap& map = example()) {
+  const auto decoded = decode_after(change, map);
   if (decoded) return "accepted";
   EXPECT_EQ(decoded.error().code, Errc::invalid) << decoded.error().message;
   return decoded.error().message;
@@ -67,23 +79,29 @@ TEST(QemuMemoryMapTest, ComesBackAsItWas) {
   EXPECT_EQ(*decoded, example());
 }
 
-TEST(QemuMemoryMapTest, ThatOfAStreamNamesNoBlocks) {
-  const QemuMemoryMap map{.process = {.pid = 4711, .start_ticks = 123456},
-                          .placement = PagePlacement::stream};
-  const auto decoded = decode_memory_map(encoded(map));
-  ASSERT_TRUE(decoded) << decoded.error().message;
-  EXPECT_EQ(*decoded, map);
+TEST(QemuMemoryMapTest, ThatOfAStreamComesBackWithAndWithoutAConnection) {
+  QemuMemoryMap map = stream_example();
+  for (const std::uint64_t inode : {std::uint64_t{987654}, std::uint64_t{0}}) {
+    map.out_of_band_inode = inode;
+    const auto decoded = decode_memory_map(encoded(map));
+    ASSERT_TRUE(decoded) << decoded.error().message;
+    EXPECT_EQ(*decoded, map);
+  }
 }
 
 TEST(QemuMemoryMapTest, VersionOneStaysReadableAndIsWrittenTheSameWay) {
-  std::ifstream in(PAGEFERRY_GOLDEN_DIRECTORY "/memory_map_v1.json", std::ios::binary);
-  ASSERT_TRUE(in) << "the golden file is missing";
-  std::stringstream golden;
-  golden << in.rdbuf();
-  const auto decoded = decode_memory_map(golden.str());
-  ASSERT_TRUE(decoded) << decoded.error().message;
-  EXPECT_EQ(*decoded, example());
-  EXPECT_EQ(encoded(example()), golden.str());
+  const auto check = [](const std::string& file, const QemuMemoryMap& map) {
+    std::ifstream in(PAGEFERRY_GOLDEN_DIRECTORY "/" + file, std::ios::binary);
+    ASSERT_TRUE(in) << "the golden file is missing";
+    std::stringstream golden;
+    golden << in.rdbuf();
+    const auto decoded = decode_memory_map(golden.str());
+    ASSERT_TRUE(decoded) << decoded.error().message;
+    EXPECT_EQ(*decoded, map);
+    EXPECT_EQ(encoded(map), golden.str());
+  };
+  check("memory_map_v1.json", example());
+  check("memory_map_stream_v1.json", stream_example());
 }
 
 TEST(QemuMemoryMapTest, EveryTruncationAndEveryFlippedBitIsNoticed) {
@@ -108,9 +126,10 @@ TEST(QemuMemoryMapTest, OtherFormatAndOtherVersionAreTold) {
 }
 
 TEST(QemuMemoryMapTest, EveryMemberMustBeThereAndHaveItsType) {
-  for (const char* at : {"/process", "/process/pid", "/process/start-ticks", "/placement",
-                         "/blocks", "/blocks/1", "/blocks/1/name", "/blocks/1/bytes",
-                         "/blocks/1/backing-page-bytes", "/blocks/1/host-address"}) {
+  for (const char* at :
+       {"/process", "/process/pid", "/process/start-ticks", "/qemu-version", "/placement",
+        "/out-of-band-inode", "/blocks", "/blocks/1", "/blocks/1/name", "/blocks/1/bytes",
+        "/blocks/1/backing-page-bytes", "/blocks/1/host-address"}) {
     const json::json_pointer pointer(at);
     EXPECT_THAT(refusal_after([&](json& m) { m[pointer] = nullptr; }), HasSubstr(" is no ")) << at;
     EXPECT_THAT(refusal_after([&](json& m) { m[pointer] = -1; }), HasSubstr(" is no ")) << at;
@@ -134,6 +153,9 @@ TEST(QemuMemoryMapTest, ValuesHaveLimits) {
   };
   EXPECT_THAT(refusal_of("/process/pid", 0), HasSubstr("process.pid is 0, must be 1 to 4194304"));
   EXPECT_THAT(refusal_of("/process/pid", 4194305), HasSubstr("process.pid is 4194305"));
+  EXPECT_THAT(refusal_of("/qemu-version", 0), HasSubstr("qemu-version is 0, must be 1 to 999999"));
+  EXPECT_THAT(refusal_of("/qemu-version", 1000000), HasSubstr("qemu-version is 1000000"));
+  EXPECT_THAT(refusal_of("/out-of-band-inode", 1), HasSubstr("out-of-band-inode is 1"));
   EXPECT_THAT(refusal_of("/placement", "automatic"), HasSubstr("neither direct nor stream"));
   EXPECT_THAT(refusal_of("/blocks", json::array()), HasSubstr("blocks has 0 entries"));
   EXPECT_THAT(refusal_of("/blocks/0/name", ""), HasSubstr("blocks[0].name has 0 bytes"));
@@ -160,9 +182,14 @@ TEST(QemuMemoryMapTest, AddressesAreAlignedInsideAProcessAndApart) {
   EXPECT_EQ(refusal_of("/blocks/2/host-address", 0x7f1000000000 + (1 << 30)), "accepted");
 }
 
-TEST(QemuMemoryMapTest, AStreamThatNamesBlocksIsRefused) {
+TEST(QemuMemoryMapTest, AStreamThatNamesAddressesIsRefused) {
   EXPECT_THAT(refusal_after([](json& m) { m["placement"] = "stream"; }),
-              HasSubstr("blocks has 3 entries, must have 0 to 0"));
+              HasSubstr("blocks[0].host-address is not known"));
+}
+
+TEST(QemuMemoryMapTest, AStreamThatNamesNoBlocksIsRefused) {
+  EXPECT_THAT(refusal_after([](json& m) { m["blocks"] = json::array(); }, stream_example()),
+              HasSubstr("blocks has 0 entries"));
 }
 
 // --- the file ---
