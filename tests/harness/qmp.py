@@ -98,9 +98,16 @@ class Qmp:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise QmpError(f"{self.path}: {error}") from error
+        return self._reply_to(request["execute"], deadline)
+
+    def answer(self, timeout_s):
+        """The `return` of a request that was not answered in its time."""
+        return self._reply_to("late", time.monotonic() + timeout_s)
+
+    def _reply_to(self, name, deadline):
         message = self._read_until(lambda m: "return" in m or "error" in m, deadline)
         if "error" in message:
-            raise QmpError(f"{request['execute']}: {message['error']['desc']}")
+            raise QmpError(f"{name}: {message['error']['desc']}")
         return message["return"]
 
     def wait_event(self, name, timeout_s, where=lambda data: True):

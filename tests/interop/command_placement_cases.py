@@ -2,6 +2,7 @@
 goes on with, and what is done where direct is not permitted."""
 
 import os
+import signal
 import socket
 from contextlib import contextmanager
 
@@ -31,8 +32,8 @@ def placement(rig):
     expect_code(rig.migrate(guest, "--placement", "uffd"), 2)
 
 
-def _receive_and_kill(rig, guest, how):
-    """The guest runs at a destination whose pager was killed before it had brought all pages."""
+def _receive(rig, guest, how):
+    """The guest runs at a destination whose pager, which is given, has not brought all pages."""
     expect_code(rig.tool(guest, "send", f"qemu:{guest.qmp_path}", *rig.named(guest)), 0)
     guest.reap()
     point = Point(rig, "destination.restoring")
@@ -40,8 +41,6 @@ def _receive_and_kill(rig, guest, how):
         "receive", *rig.named(guest), "--run-dir", ferry.run_directory(guest),
         "--placement", how, "--prefetch", "none", *point.options)
     point.wait_reached()
-    receiver.process.kill()
-    receiver.wait(10)
     (qemu,) = processes.qemus_of(guest.uuid)
     with Qmp(qemu.watch_socket()) as monitor:
         status = monitor.command("query-migrate")["status"]
@@ -50,6 +49,16 @@ def _receive_and_kill(rig, guest, how):
     expect(status.startswith("postcopy"), f"pages are missing: {status}")
     expect(on == [how == "stream"], f"{how}: postcopy-preempt is {on}")
     guest.adopt(qemu.pid, qemu.monitors()[0])
+    return receiver
+
+
+def _kill(pager):
+    pager.process.kill()
+    pager.wait(10)
+
+
+def _receive_and_kill(rig, guest, how):
+    _kill(_receive(rig, guest, how))
 
 
 def recover_placement(rig):
@@ -116,24 +125,28 @@ def _says_something(connection, timeout_s=1.0):
 
 
 @contextmanager
-def _main_loop_waits_for_a_page(guest):
-    """QEMU's main thread, and with it the global lock and every monitor, waits for a page that no pager
-    brings: it is told to read all of the guest's memory."""
+def _main_loop_waits_for_a_page(guest, pager, first_mib=0, mib=128):
+    """The pager is killed, and QEMU's main thread, with it the global lock and every monitor, waits for a
+    page that nobody brings: it is told to read so much of the guest's memory. Gives the monitor that it
+    will answer. (It may get there without being told; so the monitor is opened before.)"""
     (qemu,) = processes.qemus_of(guest.uuid)
     with Qmp(qemu.watch_socket()) as monitor:
         request = {"execute": "pmemsave",
-                   "arguments": {"val": 0, "size": 128 << 20, "filename": "/dev/null"}}
+                   "arguments": {"val": first_mib << 20, "size": mib << 20,
+                                 "filename": "/dev/null"}}
+        pager.process.send_signal(signal.SIGSTOP)
         try:
             monitor.raw(request, timeout_s=1)
             expect(False, "the main loop is stuck")
         except QmpError:
             pass  # no answer in time
+        _kill(pager)
         with socket.socket(socket.AF_UNIX) as another:
             another.connect(qemu.monitors()[-1])
             expect(_says_something(another), "another monitor greets")
             another.sendall(b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}\n')
             expect(not _says_something(another), "and then answers nothing")
-        yield
+        yield monitor
 
 
 def recover_stuck(rig):
@@ -141,9 +154,9 @@ def recover_stuck(rig):
     the page is brought first."""
     guest = rig.guest()
     pid = guest.pid
-    _receive_and_kill(rig, guest, "direct")
+    pager = _receive(rig, guest, "direct")
     (kept,) = ferry.run_directory(guest).glob("*/*/memory-map.json")
-    with _main_loop_waits_for_a_page(guest):
+    with _main_loop_waits_for_a_page(guest, pager):
         recovered = rig.tool(guest, "recover", *rig.named(guest))
     expect_code(recovered, 0)
     expect(recovered.final["placement"] == "direct", f"{recovered.final}")
@@ -166,12 +179,47 @@ def recover_bad_map(rig):
 
 
 def recover_stuck_stream(rig):
-    """In the stream nobody but QEMU may place a page: recover says so, exit 7, and harms nothing."""
+    """The same where pages come in QEMU's stream: it is told out-of-band to take another. Nothing of that
+    is left, and the guest moves on."""
     guest = rig.guest()
-    _receive_and_kill(rig, guest, "stream")
-    with _main_loop_waits_for_a_page(guest):
-        expect_code(rig.tool(guest, "recover", *rig.named(guest)), 7, "come in its stream")
-    expect(processes.qemus_of(guest.uuid), "QEMU is left alone")
+    pid = guest.pid
+    pager = _receive(rig, guest, "stream")
+    (kept,) = ferry.run_directory(guest).glob("*/*/memory-map.json")
+    with _main_loop_waits_for_a_page(guest, pager):
+        recovered = rig.tool(guest, "recover", *rig.named(guest))
+    expect_code(recovered, 0)
+    expect(recovered.final["placement"] == "stream", f"{recovered.final}")
+    expect(not kept.exists(), "the memory map is removed when nobody needs it")
+    expect_moved(rig, guest, pid)
+    _expect_no_connection_left(guest)
+    pid = guest.pid
+    expect_code(rig.migrate(guest, "--placement", "stream"), 0)
+    expect_moved(rig, guest, pid)
+    _expect_no_connection_left(guest)
+
+
+def _expect_no_connection_left(guest):
+    """The monitor for out-of-band commands takes another client: QEMU is not its own any more."""
+    (qemu,) = processes.qemus_of(guest.uuid)
+    (path,) = (path for path in qemu.monitors() if path.endswith("/pageferry-oob.sock"))
+    with Qmp(path) as monitor:
+        expect(monitor.status() == "running", "nothing is left of the out-of-band connection")
+
+
+def recover_stuck_stream_twice(rig):
+    """A recovery that goes on out-of-band is killed in its turn, and the next one finds the same state."""
+    guest = rig.guest()
+    pid = guest.pid
+    with _main_loop_waits_for_a_page(guest, _receive(rig, guest, "stream")) as monitor:
+        first = ferry.Running("recover", *rig.named(guest), "--run-dir", ferry.run_directory(guest),
+                              "--prefetch", "none")
+        expect(monitor.answer(20) == {}, "the main loop runs again")
+    with _main_loop_waits_for_a_page(guest, first, first_mib=128, mib=48):
+        recovered = rig.tool(guest, "recover", *rig.named(guest))
+    expect_code(recovered, 0)
+    expect(recovered.final["placement"] == "stream", f"{recovered.final}")
+    expect_moved(rig, guest, pid)
+    _expect_no_connection_left(guest)
 
 
 CASES = {
@@ -181,5 +229,6 @@ CASES = {
     "recover-not-permitted": recover_not_permitted,
     "recover-stuck": recover_stuck,
     "recover-stuck-stream": recover_stuck_stream,
+    "recover-stuck-stream-twice": recover_stuck_stream_twice,
     "recover-bad-map": recover_bad_map,
 }
