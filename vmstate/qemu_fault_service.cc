@@ -9,10 +9,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <utility>
 #include <vector>
 
+#include "transport/os/signals_blocked.h"
 #include "vmstate/qemu_memory_access.h"
 
 namespace pageferry {
@@ -55,13 +55,8 @@ Result<std::unique_ptr<QemuFaultService>> QemuFaultService::start(const QemuMemo
   if (!service->stop_.valid()) return syscall_error("eventfd", "fault service");
   PF_TRY(service->outlet_.open(std::move(userfault), std::move(tables),
                                UserfaultOutlet::Registration::as_found));
-  // Signals are for the threads that asked for them: the service is born with all of them blocked.
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const SignalsBlocked for_the_service;
   service->thread_ = std::jthread([raw_service = service.get()] { raw_service->run(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return service;
 }
 

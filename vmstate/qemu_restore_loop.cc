@@ -11,9 +11,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <utility>
 
+#include "transport/os/signals_blocked.h"
 #include "transport/os/thread_priority.h"
 
 namespace pageferry {
@@ -115,13 +115,8 @@ Result<void> QemuRestoreLoop::open_memory() {
 }
 
 void QemuRestoreLoop::start() {
-  // Signals are for the threads that asked for them: the loop is born with all of them blocked.
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const SignalsBlocked for_the_loop;
   thread_ = std::jthread([this] { run(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void QemuRestoreLoop::request_stop() {

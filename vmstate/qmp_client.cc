@@ -21,7 +21,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
-#include <csignal>
 #include <cstdint>
 #include <deque>
 #include <mutex>
@@ -29,6 +28,7 @@
 #include <utility>
 
 #include "transport/os/fd.h"
+#include "transport/os/signals_blocked.h"
 #include "vmstate/monitor_socket.h"
 
 namespace pageferry {
@@ -77,13 +77,8 @@ class SocketQmpClient final : public QmpClient {
  public:
   SocketQmpClient(UniqueFd fd, std::string path, Peer peer)
       : fd_(std::move(fd)), path_(std::move(path)), peer_(peer) {
-    // Signals are for the threads that asked for them: the reader is born with all of them blocked.
-    sigset_t all;
-    sigset_t before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const SignalsBlocked for_the_reader;
     reader_ = std::thread([this] { read_until_end(); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
   ~SocketQmpClient() override {
