@@ -26,6 +26,7 @@
 
 #include "pager/page_copy.h"
 #include "transport/crc32c.h"
+#include "transport/os/signals_blocked.h"
 #include "transport/storage_wait.h"
 
 namespace pageferry {
@@ -111,7 +112,10 @@ PageFileWriter::PageFileWriter(std::unique_ptr<StorageFile> file,
                                const PageFileWriterOptions& options, const Clock& clock)
     : ids_(ids), options_(options), clock_(clock), pool_(std::move(pool)), file_(std::move(file)) {
   // Beside what else there is to prepare: 25 MiB that the kernel has to find and clear.
-  populating_ = std::thread([pool = pool_.get()] { pool->populate(); });
+  {
+    const SignalsBlocked for_the_thread;
+    populating_ = std::thread([pool = pool_.get()] { pool->populate(); });
+  }
   zeros_ = pool_->take();
   queue_ = std::make_unique<WriteQueue>(*file_, *pool_, cancel_, clock_);
 }

@@ -36,6 +36,7 @@
 #include <thread>
 
 #include "transport/io_buffer.h"
+#include "transport/os/signals_blocked.h"
 
 namespace pageferry {
 namespace {
@@ -86,6 +87,7 @@ std::string_view kind_name(IoKind kind) {
 // io_destroy(2) waits for a grace period of the kernel, 30 ms measured, and nobody has to wait with it:
 // the context is idle. A process that ends first takes the context along.
 void destroy_beside(io_context_t context) {
+  const SignalsBlocked for_the_thread;
   try {
     std::thread([context] { (void)::io_destroy(context); }).detach();
   } catch (const std::system_error&) {
