@@ -22,7 +22,7 @@ struct PageReadMemory {
 
   // For a reader with the same options. Errors: those of IoBufferPool::make.
   static Result<PageReadMemory> make(const PageFileReaderOptions& options);
-  // The same with every page touched.
+  // The same, with the memory that a restore usually uses asked for now (IoBufferPool::populate).
   static Result<PageReadMemory> make_populated(const PageFileReaderOptions& options);
 };
 

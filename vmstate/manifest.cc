@@ -10,6 +10,7 @@
 
 #include "pager/page.h"
 #include "vmstate/checked_json.h"
+#include "vmstate/ram_block_json.h"
 
 namespace pageferry {
 namespace {
@@ -44,11 +45,7 @@ json source_to_json(const VmManifest& manifest) {
 
 json to_json(const VmManifest& manifest) {
   json blocks = json::array();
-  for (const RamBlock& block : manifest.blocks) {
-    blocks.push_back({{"name", block.name},
-                      {"bytes", block.length_bytes},
-                      {"backing-page-bytes", block.backing_page_bytes}});
-  }
+  for (const RamBlock& block : manifest.blocks) blocks.push_back(ram_block_to_json(block));
   return {{"vm",
            {{"name", manifest.vm_name},
             {"uuid", manifest.vm_uuid},
@@ -111,11 +108,7 @@ Result<void> source_from_json(const json& object, VmManifest& manifest) {
 Result<void> blocks_from_json(const json& list, VmManifest& manifest) {
   for (std::size_t i = 0; i < list.size(); ++i) {
     JsonMembers block(list[i], kFormat, fmt::format("blocks[{}]", i));
-    RamBlock read;
-    read.name = block.text("name", 1, kBlockNameBytesMax);
-    read.length_bytes = block.number("bytes", 1, kMemoryBytesMax);
-    read.backing_page_bytes =
-        block.number("backing-page-bytes", kPageSizeBytes, kBackingPageBytesMax);
+    RamBlock read = read_ram_block(block);
     PF_TRY(block.finish());
     manifest.blocks.push_back(std::move(read));
   }

@@ -10,6 +10,7 @@
 
 #include "vmstate/checked_json.h"
 #include "vmstate/qemu_process.h"
+#include "vmstate/ram_block_json.h"
 #include "vmstate/run_directory.h"
 
 namespace pageferry {
@@ -34,9 +35,7 @@ json to_json(const QemuMemoryMap& map) {
   json blocks = json::array();
   for (std::size_t i = 0; i < map.layout.blocks().size(); ++i) {
     const RamBlock& block = map.layout.blocks()[i];
-    blocks.push_back({{"name", block.name},
-                      {"bytes", block.length_bytes},
-                      {"backing-page-bytes", block.backing_page_bytes}});
+    blocks.push_back(ram_block_to_json(block));
     if (is_direct(map)) blocks.back()["host-address"] = map.block_addresses[i];
   }
   return {{"process", {{"pid", map.process.pid}, {"start-ticks", map.process.start_ticks}}},
@@ -68,11 +67,7 @@ Result<void> blocks_from_json(const json& list, QemuMemoryMap& map) {
   std::vector<RamBlock> blocks;
   for (std::size_t i = 0; i < list.size(); ++i) {
     JsonMembers members(list[i], kFormat, fmt::format("blocks[{}]", i));
-    RamBlock block;
-    block.name = members.text("name", 1, kBlockNameBytesMax);
-    block.length_bytes = members.number("bytes", 1, kMemoryBytesMax);
-    block.backing_page_bytes =
-        members.number("backing-page-bytes", kPageSizeBytes, kBackingPageBytesMax);
+    RamBlock block = read_ram_block(members);
     if (is_direct(map)) {
       PF_ASSIGN(const std::uint64_t address, address_from_json(members, block));
       map.block_addresses.push_back(address);
