@@ -149,19 +149,24 @@ def _main_loop_waits_for_a_page(guest, pager, first_mib=0, mib=128):
         yield monitor
 
 
-def recover_stuck(rig):
-    """A QEMU whose monitors are silent because a thread with the global lock waits for a page is recovered:
-    the page is brought first."""
+def _guest_recovered_from_stuck(rig, placement):
     guest = rig.guest()
     pid = guest.pid
-    pager = _receive(rig, guest, "direct")
+    pager = _receive(rig, guest, placement)
     (kept,) = ferry.run_directory(guest).glob("*/*/memory-map.json")
     with _main_loop_waits_for_a_page(guest, pager):
         recovered = rig.tool(guest, "recover", *rig.named(guest))
     expect_code(recovered, 0)
-    expect(recovered.final["placement"] == "direct", f"{recovered.final}")
+    expect(recovered.final["placement"] == placement, f"{recovered.final}")
     expect(not kept.exists(), "the memory map is removed when nobody needs it")
     expect_moved(rig, guest, pid)
+    return guest
+
+
+def recover_stuck(rig):
+    """A QEMU whose monitors are silent because a thread with the global lock waits for a page is recovered:
+    the page is brought first."""
+    _guest_recovered_from_stuck(rig, "direct")
 
 
 def recover_bad_map(rig):
@@ -181,16 +186,7 @@ def recover_bad_map(rig):
 def recover_stuck_stream(rig):
     """The same where pages come in QEMU's stream: it is told out-of-band to take another. Nothing of that
     is left, and the guest moves on."""
-    guest = rig.guest()
-    pid = guest.pid
-    pager = _receive(rig, guest, "stream")
-    (kept,) = ferry.run_directory(guest).glob("*/*/memory-map.json")
-    with _main_loop_waits_for_a_page(guest, pager):
-        recovered = rig.tool(guest, "recover", *rig.named(guest))
-    expect_code(recovered, 0)
-    expect(recovered.final["placement"] == "stream", f"{recovered.final}")
-    expect(not kept.exists(), "the memory map is removed when nobody needs it")
-    expect_moved(rig, guest, pid)
+    guest = _guest_recovered_from_stuck(rig, "stream")
     _expect_no_connection_left(guest)
     pid = guest.pid
     expect_code(rig.migrate(guest, "--placement", "stream"), 0)
