@@ -25,8 +25,8 @@ inline constexpr std::size_t kIoAlignmentBytes = 4096;
 // Bound on one pool: a mistaken option must not eat the host.
 inline constexpr std::size_t kIoPoolBytesMax = std::size_t{1} << 30;
 
-// Anonymous memory, aligned to 2 MiB, zero when fresh, with MADV_HUGEPAGE. Pages are populated by
-// first use.
+// Anonymous memory, zero when fresh, populated by first use: 2 MiB and more are aligned to 2 MiB, with
+// MADV_HUGEPAGE; less is aligned to kIoAlignmentBytes, with small pages only.
 class AlignedMemory {
  public:
   // bytes > 0. Errc::io when the kernel has no memory.
@@ -48,6 +48,7 @@ class AlignedMemory {
 
  private:
   AlignedMemory(std::byte* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
+  static Result<AlignedMemory> map_small(std::size_t bytes);
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
 };

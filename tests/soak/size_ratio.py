@@ -43,8 +43,9 @@ def one(memory_mib, arguments):
             config, directory
         ) as guest:
             guest.wait_ready()
-            with BackedMemory(memory_mib + 256):
-                time.sleep(1)
+            backed = BackedMemory(memory_mib + 256)
+            time.sleep(1)
+            backed.release_slowly()
             with EventRecorder(guest) as recorder:
                 outcome = ferry.migrate(guest, store)
                 if outcome.code != 0:

@@ -3,8 +3,37 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <sstream>
+#include <string>
+
 namespace pageferry {
 namespace {
+
+// The VmFlags line of the mapping that begins at `start` (proc(5), smaps).
+std::string vm_flags_of(const std::byte* start) {
+  std::ostringstream beginning;
+  beginning << std::hex << reinterpret_cast<std::uintptr_t>(start) << '-';
+  std::ifstream smaps("/proc/self/smaps");
+  bool found = false;
+  for (std::string line; std::getline(smaps, line);) {
+    found = found || line.rfind(beginning.str(), 0) == 0;
+    if (found && line.rfind("VmFlags:", 0) == 0) return line;
+  }
+  return {};
+}
+
+TEST(AlignedMemoryTest, LessThanAHugePageNeverWaitsForOne) {
+  const auto memory = AlignedMemory::map(2 * kIoAlignmentBytes);
+  ASSERT_TRUE(memory.has_value());
+  EXPECT_NE(vm_flags_of(memory->data()).find(" nh"), std::string::npos);
+}
+
+TEST(AlignedMemoryTest, AHugePageOrMoreAsksForThem) {
+  const auto memory = AlignedMemory::map(kHugePageBytes);
+  ASSERT_TRUE(memory.has_value());
+  EXPECT_NE(vm_flags_of(memory->data()).find(" hg"), std::string::npos);
+}
 
 TEST(IoBufferPoolTest, BuffersAreAlignedAndDistinct) {
   const auto pool = IoBufferPool::make(3 * kIoAlignmentBytes, 4);
@@ -16,8 +45,8 @@ TEST(IoBufferPoolTest, BuffersAreAlignedAndDistinct) {
   EXPECT_EQ(first.bytes().data() + first.bytes().size(), second.bytes().data());
 }
 
-TEST(IoBufferPoolTest, TheArenaBeginsOnAHugePage) {
-  const auto pool = IoBufferPool::make(kIoAlignmentBytes, 1);
+TEST(IoBufferPoolTest, AnArenaOfAHugePageBeginsOnOne) {
+  const auto pool = IoBufferPool::make(kHugePageBytes, 1);
   ASSERT_TRUE(pool.has_value());
   const IoBuffer buffer = (*pool)->take();
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.bytes().data()) % kHugePageBytes, 0U);
