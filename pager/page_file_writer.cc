@@ -44,6 +44,7 @@ constexpr unsigned kPrewriteBelowWrites = 4;
 constexpr std::uint64_t kPrewriteFirstPassBytes = std::uint64_t{64} << 20;
 // From this many changes on, a map block written in place is smaller than its entries in the delta.
 constexpr unsigned kMapChangesDense = kDeltaEntriesPerBlock;
+constexpr std::size_t kChunksPopulated = 11;
 // A limited writer may be ahead of its rate by this much time, so that it need not sleep for each
 // page.
 constexpr Nanoseconds kThrottleBurst = Milliseconds(5);
@@ -111,10 +112,11 @@ PageFileWriter::PageFileWriter(std::unique_ptr<StorageFile> file,
                                std::unique_ptr<IoBufferPool> pool, const PageFileIds& ids,
                                const PageFileWriterOptions& options, const Clock& clock)
     : ids_(ids), options_(options), clock_(clock), pool_(std::move(pool)), file_(std::move(file)) {
-  // Beside what else there is to prepare: 25 MiB that the kernel has to find and clear.
+  // Beside what else there is to prepare: memory that the kernel has to find and clear. A store that is
+  // as fast as the stream needs no more than this; the rest comes when it is used.
   {
     const SignalsBlocked for_the_thread;
-    populating_ = std::thread([pool = pool_.get()] { pool->populate(); });
+    populating_ = std::thread([pool = pool_.get()] { pool->populate(kChunksPopulated); });
   }
   zeros_ = pool_->take();
   queue_ = std::make_unique<WriteQueue>(*file_, *pool_, cancel_, clock_);

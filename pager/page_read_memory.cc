@@ -23,8 +23,8 @@ Result<PageReadMemory> PageReadMemory::make(const PageFileReaderOptions& options
 
 Result<PageReadMemory> PageReadMemory::make_populated(const PageFileReaderOptions& options) {
   PF_ASSIGN(PageReadMemory memory, make(options));
-  memory.demand->populate();
-  memory.prefetch->populate();
+  memory.demand->populate(memory.demand->count());
+  memory.prefetch->populate(memory.prefetch->count());
   memory.tail.populate(kTailPopulatedBytes);
   return memory;
 }

@@ -13,9 +13,9 @@
 //   A2: a short transfer is continued from the last aligned byte; the caller sees all or an error.
 //   A read that meets the end
 //       of the file is Errc::corrupt: whoever reads here knows how long the file has to be.
-//   A3: operations that finish at once (allocate, a continuation that failed) are queued in
-//   `finished` and ring the eventfd,
-//       so that the caller has one place to look.
+//   A3: operations that finish at once (allocate, what fails in a batch) are queued in `finished` and
+//       ring the eventfd, so that the caller has one place to look.
+//   A4: inside a batch requests wait in `held`; io_submit takes them all, in order, at its end.
 #include "transport/aio_file.h"
 
 #include <fcntl.h>
@@ -170,7 +170,10 @@ struct AioFile::State {
   std::vector<Request> requests;
   std::vector<Request*> idle;
   std::vector<IoDone> finished;
+  bool in_batch = false;
+  std::vector<Request*> held;
 
+  void submit_held(const std::string& name);
   Result<void> start(Request& request, const std::string& name);
   void ring() const;
   // The outcome of an event, or nullopt when the rest was submitted again.
@@ -183,23 +186,58 @@ void AioFile::State::ring() const {
   }
 }
 
-Result<void> AioFile::State::start(Request& request, const std::string& name) {
-  prepare(request, fd.get(), event_fd.get());
-  iocb* list[1] = {&request.control};
+namespace {
+
+// One or more; the result says how many of them the kernel took, or why not the first.
+Result<std::size_t> submit_all(io_context_t context, std::span<Request* const> requests,
+                               const std::string& name) {
+  Request& first = *requests.front();
+  std::vector<iocb*> list;
+  list.reserve(requests.size());
+  for (Request* request : requests) list.push_back(&request->control);
   for (;;) {
-    const int submitted = ::io_submit(context, 1, list);
-    if (submitted == 1) return {};
+    const int submitted = ::io_submit(context, static_cast<long>(list.size()), list.data());
+    if (submitted > 0) return static_cast<std::size_t>(submitted);
     if (submitted == -EINTR) continue;
-    if (submitted == -EINVAL && (request.control.u.c.flags & kIocbFlagIoprio) != 0) {
+    if (submitted == -EINVAL && (first.control.u.c.flags & kIocbFlagIoprio) != 0) {
       // A kernel before 4.18 or a policy without priorities: the I/O matters more than its rank.
-      request.control.u.c.flags &= ~kIocbFlagIoprio;
-      request.control.aio_reqprio = 0;
+      first.control.u.c.flags &= ~kIocbFlagIoprio;
+      first.control.aio_reqprio = 0;
       continue;
     }
-    return syscall_error(
-        kind_name(request.kind),
-        fmt::format("{} ({} bytes at offset {})", name, request.bytes, request.offset), -submitted);
+    return syscall_error(kind_name(first.kind),
+                         fmt::format("{} ({} bytes at offset {})", name, first.bytes, first.offset),
+                         -submitted);
   }
+}
+
+}  // namespace
+
+Result<void> AioFile::State::start(Request& request, const std::string& name) {
+  prepare(request, fd.get(), event_fd.get());
+  if (in_batch) {
+    held.push_back(&request);
+    return {};
+  }
+  Request* const only = &request;
+  const auto submitted = submit_all(context, {&only, 1}, name);
+  if (!submitted) return tl::make_unexpected(submitted.error());
+  return {};
+}
+
+void AioFile::State::submit_held(const std::string& name) {
+  std::span<Request* const> left(held);
+  while (!left.empty()) {
+    const auto submitted = submit_all(context, left, name);
+    if (!submitted) {
+      Request* const failed = left.front();
+      finished.push_back({failed->tag, failed->kind, tl::make_unexpected(submitted.error())});
+      idle.push_back(failed);
+      ring();
+    }
+    left = left.subspan(submitted ? *submitted : 1);
+  }
+  held.clear();
 }
 
 std::optional<Result<void>> AioFile::State::settle(Request& request, long transferred,
@@ -363,6 +401,8 @@ Result<void> AioFile::submit_sync_impl(std::uint64_t tag) {
 
 Result<void> AioFile::submit_allocate_impl(std::uint64_t offset, std::uint64_t length,
                                            std::uint64_t tag) {
+  // Reserving takes its time, and what was submitted before need not wait for it.
+  state_->submit_held(name());
   int result = 0;
   do {
     result =
@@ -376,6 +416,15 @@ Result<void> AioFile::submit_allocate_impl(std::uint64_t offset, std::uint64_t l
   state_->finished.push_back({tag, IoKind::allocate, std::move(outcome)});
   state_->ring();
   return {};
+}
+
+void AioFile::begin_batch_impl() {
+  state_->in_batch = true;
+}
+
+void AioFile::end_batch_impl() {
+  state_->submit_held(name());
+  state_->in_batch = false;
 }
 
 void AioFile::reap_impl(std::vector<IoDone>& done) {

@@ -57,6 +57,8 @@ class AioFile final : public StorageFile {
   Result<void> submit_sync_impl(std::uint64_t tag) override;
   Result<void> submit_allocate_impl(std::uint64_t offset, std::uint64_t length,
                                     std::uint64_t tag) override;
+  void begin_batch_impl() override;
+  void end_batch_impl() override;
   void reap_impl(std::vector<IoDone>& done) override;
   int completion_fd_impl() const override;
   Result<std::uint64_t> size_impl() const override;

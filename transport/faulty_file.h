@@ -56,6 +56,8 @@ class FaultyFile final : public StorageFile {
   Result<void> submit_sync_impl(std::uint64_t tag) override;
   Result<void> submit_allocate_impl(std::uint64_t offset, std::uint64_t length,
                                     std::uint64_t tag) override;
+  void begin_batch_impl() override { inner_->begin_batch(); }
+  void end_batch_impl() override { inner_->end_batch(); }
   void reap_impl(std::vector<IoDone>& done) override;
   int completion_fd_impl() const override;
   Result<std::uint64_t> size_impl() const override;

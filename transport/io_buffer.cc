@@ -120,8 +120,8 @@ void IoBufferPool::give_back(std::span<std::byte> bytes) {
   free_.push_back(bytes.data());
 }
 
-void IoBufferPool::populate() const {
-  memory_.populate(memory_.size());
+void IoBufferPool::populate(std::size_t buffers) const {
+  memory_.populate(std::min(buffers, count_) * buffer_bytes_);
 }
 
 void IoBufferPool::abandon() {

@@ -90,8 +90,8 @@ class IoBufferPool {
   std::size_t available() const { return free_.size(); }
   std::size_t count() const { return count_; }
   std::size_t buffer_bytes() const { return buffer_bytes_; }
-  // As AlignedMemory::populate, of all buffers, in the order in which they are first taken.
-  void populate() const;
+  // As AlignedMemory::populate, of the buffers that are taken first (all there are, if fewer).
+  void populate(std::size_t buffers) const;
   // Leaks the memory: buffers that a hung device may still read or write are never unmapped.
   void abandon();
 

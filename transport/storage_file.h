@@ -73,6 +73,12 @@ class StorageFile {
   // success. Errc::no_space is the useful failure.
   Result<void> submit_allocate(std::uint64_t offset, std::uint64_t length, std::uint64_t tag);
 
+  // What is submitted between the two may be held back until end_batch() and then go to the kernel in
+  // one call: many small writes cost less. What fails there is reported by reap(). Nothing is reaped
+  // inside a batch, and batches do not nest.
+  void begin_batch() { begin_batch_impl(); }
+  void end_batch() { end_batch_impl(); }
+
   // Appends what finished to `done`; never blocks.
   void reap(std::vector<IoDone>& done);
   // Readable when reap() may have something; poll(2) it, never read it.
@@ -95,6 +101,8 @@ class StorageFile {
   virtual Result<void> submit_sync_impl(std::uint64_t tag) = 0;
   virtual Result<void> submit_allocate_impl(std::uint64_t offset, std::uint64_t length,
                                             std::uint64_t tag) = 0;
+  virtual void begin_batch_impl() {}
+  virtual void end_batch_impl() {}
   virtual void reap_impl(std::vector<IoDone>& done) = 0;
   virtual int completion_fd_impl() const = 0;
   virtual Result<std::uint64_t> size_impl() const = 0;

@@ -95,7 +95,7 @@ class Bench {
       std::copy(content.begin(), content.end(), guest_.data() + bytes_of_pages(page));
     }
     pool_ = must(IoBufferPool::make(kRawBytes, kRawInFlight));
-    pool_->populate();
+    pool_->populate(pool_->count());
   }
 
   Round run() {

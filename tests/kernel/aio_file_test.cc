@@ -72,6 +72,41 @@ TEST_F(AioFileTest, ManyOperationsAreInFlightAtOnce) {
   for (const IoDone& one : done) EXPECT_TRUE(one.outcome.has_value());
 }
 
+TEST_F(AioFileTest, ABatchIsWrittenWhenItEnds) {
+  const auto file = create("pages");
+  ASSERT_TRUE(file.has_value());
+  std::fill(bytes(4 * kBlock).begin(), bytes(4 * kBlock).end(), std::byte{9});
+  (*file)->begin_batch();
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    const auto block = bytes(4 * kBlock).subspan(i * kBlock, kBlock);
+    ASSERT_TRUE((*file)->submit_write(block, i * kBlock, i, IoPriority::normal));
+  }
+  EXPECT_EQ((*file)->size().value(), 0U);
+  (*file)->end_batch();
+  std::vector<IoDone> done;
+  while ((*file)->in_flight() > 0) ASSERT_TRUE(wait_for_completions(**file, {}, done));
+  EXPECT_EQ(done.size(), 4U);
+  for (const IoDone& one : done) EXPECT_TRUE(one.outcome.has_value());
+  EXPECT_EQ((*file)->size().value(), 4 * kBlock);
+}
+
+TEST_F(AioFileTest, WhatTheKernelRefusesInABatchIsReportedAndTheRestIsDone) {
+  {
+    const auto file = create("pages");
+    ASSERT_TRUE(write_blocking(**file, bytes(2 * kBlock), 0, {}));
+  }
+  const auto read_only = open("pages");
+  (*read_only)->begin_batch();
+  ASSERT_TRUE((*read_only)->submit_read(bytes(kBlock), 0, 0, IoPriority::normal));
+  ASSERT_TRUE((*read_only)->submit_write(bytes(kBlock), 0, 1, IoPriority::normal));
+  ASSERT_TRUE((*read_only)->submit_read(bytes(kBlock), kBlock, 2, IoPriority::normal));
+  (*read_only)->end_batch();
+  std::vector<IoDone> done;
+  while ((*read_only)->in_flight() > 0) ASSERT_TRUE(wait_for_completions(**read_only, {}, done));
+  ASSERT_EQ(done.size(), 3U);
+  for (const IoDone& one : done) EXPECT_EQ(one.outcome.has_value(), one.tag != 1) << one.tag;
+}
+
 TEST_F(AioFileTest, ANewFileIsPrivate) {
   ASSERT_TRUE(create("pages"));
   struct stat facts {};
