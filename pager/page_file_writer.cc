@@ -264,22 +264,62 @@ Result<void> PageFileWriter::put_page(PageIndex page, PageBytes bytes) {
   return throttle();
 }
 
-Result<FileBlock> PageFileWriter::place_at_home(MapEntry& entry) {
+// The page's slot, given out now if it had none.
+Result<WriteQueue::Place> PageFileWriter::give_home(MapEntry& entry) {
+  add(counters_.home_pages, 1);
   if (entry.block() != 0) {
     entry.location = entry.block();
-    add(counters_.home_pages, 1);
     add(counters_.rewritten_pages, 1);
-    return queue_->stage(WriteStream::overwrite, entry.location * kFileBlockBytes,
-                         WriteQueue::Place::rewritten);
+    return WriteQueue::Place::rewritten;
   }
   PF_TRY(reserve_slots());
-  const std::uint64_t offset = header_.slots_offset + bytes_of_pages(slots_);
-  PF_ASSIGN(const FileBlock block,
-            queue_->stage(WriteStream::append, offset, WriteQueue::Place::fresh));
+  entry.location = (header_.slots_offset + bytes_of_pages(slots_)) / kFileBlockBytes;
   ++slots_;
-  entry.location = offset / kFileBlockBytes;
-  add(counters_.home_pages, 1);
-  return block;
+  return WriteQueue::Place::fresh;
+}
+
+Result<FileBlock> PageFileWriter::place_at_home(MapEntry& entry) {
+  PF_ASSIGN(const WriteQueue::Place place, give_home(entry));
+  const auto stream =
+      place == WriteQueue::Place::fresh ? WriteStream::append : WriteStream::overwrite;
+  return queue_->stage(stream, entry.location * kFileBlockBytes, place);
+}
+
+Result<void> PageFileWriter::put_lent_pages(PageRun run, std::span<const std::byte> bytes) {
+  if (state_ != State::brownout) return PageSink::put_lent_pages(run, bytes);
+  LentRun lent;
+  for (std::uint64_t i = 0; i < run.pages; ++i) {
+    const PageBytes page(bytes.data() + bytes_of_pages(i), kPageSizeBytes);
+    PF_TRY(put_lent_page(run.first + i, page, lent));
+  }
+  return write_lent(lent);
+}
+
+Result<void> PageFileWriter::put_lent_page(PageIndex page, PageBytes bytes, LentRun& run) {
+  add(counters_.put_pages, 1);
+  if (is_zero_page(bytes)) return put_zero(page);
+  PF_TRY(check_page(page));
+  MapEntry entry = map_.get(page);
+  PF_ASSIGN(const WriteQueue::Place place, give_home(entry));
+  const std::uint64_t offset = entry.location * kFileBlockBytes;
+  const bool follows = run.place == place && run.offset + run.bytes.size() == offset &&
+                       run.bytes.data() + run.bytes.size() == bytes.data() &&
+                       run.bytes.size() < options_.chunk_bytes;
+  if (!follows) {
+    PF_TRY(write_lent(run));
+    run = {.bytes = bytes.first(0), .offset = offset, .place = place};
+  }
+  run.bytes = {run.bytes.data(), run.bytes.size() + bytes.size()};
+  entry.crc = crc32c(bytes);
+  record(page, entry);
+  PF_TRY(advance_map(page));
+  return throttle();
+}
+
+Result<void> PageFileWriter::write_lent(LentRun& run) {
+  if (run.bytes.empty()) return {};
+  const LentRun written = std::exchange(run, LentRun{});
+  return queue_->write_lent(written.bytes, written.offset, written.place);
 }
 
 Result<FileBlock> PageFileWriter::place_in_tail(MapEntry& entry) {

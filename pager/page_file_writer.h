@@ -97,6 +97,8 @@ class PageFileWriter final : public PageSink {
   Result<void> begin_blackout() override;
   Result<void> put_page(PageIndex page, PageBytes bytes) override;
   Result<void> put_zero(PageIndex page) override;
+  // While the guest runs, written straight from where they lie; in the blackout as put_page.
+  Result<void> put_lent_pages(PageRun run, std::span<const std::byte> bytes) override;
 
   // The guest is stopped and every page was put: makes all durable, then the commit record. Once.
   // After an error the file is scrap and every further call returns that error.
@@ -127,7 +129,16 @@ class PageFileWriter final : public PageSink {
                  const PageFileIds& ids, const PageFileWriterOptions& options, const Clock& clock);
 
   Result<void> check_page(PageIndex page) const;
+  // Bytes of lent memory whose places in the file follow each other too.
+  struct LentRun {
+    std::span<const std::byte> bytes;
+    std::uint64_t offset = 0;
+    WriteQueue::Place place{};
+  };
+  Result<WriteQueue::Place> give_home(MapEntry& entry);
   Result<FileBlock> place_at_home(MapEntry& entry);
+  Result<void> put_lent_page(PageIndex page, PageBytes bytes, LentRun& run);
+  Result<void> write_lent(LentRun& run);
   Result<FileBlock> place_in_tail(MapEntry& entry);
   void record(PageIndex page, MapEntry entry);
   bool is_in_tail(const MapEntry& entry) const;

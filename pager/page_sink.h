@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "pager/memory_layout.h"
 #include "pager/page.h"
@@ -27,9 +28,21 @@ class PageSink {
 
   // The newest content of a page; replaces any earlier one. The bytes are copied before return (or found to be zero).
   // May block while the store is behind (that is the back-pressure that slows the VMM's stream, never the guest).
-  // Nobody changes them meanwhile: checksum and copy read them apart.
+  // Nobody changes them meanwhile, or they are put again: checksum and copy read them apart.
   virtual Result<void> put_page(PageIndex page, PageBytes bytes) = 0;
   virtual Result<void> put_zero(PageIndex page) = 0;
+
+  // The newest content of pages that lie one behind the other, in memory that is lent: it stays where it is until the sink is
+  // destroyed, and its bytes may change at any time. A page that may have changed is put again before the commit (its stored
+  // bytes and its checksum may be of different moments). Saves the copy where the sink can.
+  virtual Result<void> put_lent_pages(PageRun run, std::span<const std::byte> bytes);
 };
+
+inline Result<void> PageSink::put_lent_pages(PageRun run, std::span<const std::byte> bytes) {
+  for (std::uint64_t i = 0; i < run.pages; ++i) {
+    PF_TRY(put_page(run.first + i, PageBytes(bytes.data() + bytes_of_pages(i), kPageSizeBytes)));
+  }
+  return {};
+}
 
 }  // namespace pageferry

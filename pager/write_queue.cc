@@ -38,6 +38,7 @@ WriteQueue::WriteQueue(StorageFile& file, IoBufferPool& pool, const CancelSignal
     : file_(file), pool_(pool), cancel_(cancel), clock_(clock) {
   // One stream each must be able to hold a chunk while another is being written.
   PF_CHECK(pool.available() > kWriteStreams);
+  lent_bytes_max_ = pool.available() * pool.buffer_bytes();
   chunks_.resize(pool.available());
   writes_.resize(file.queue_depth());
   for (std::size_t i = chunks_.size(); i > 0; --i) idle_chunks_.push_back(i - 1);
@@ -55,7 +56,7 @@ Result<void> WriteQueue::state() const {
 Result<FileBlock> WriteQueue::stage(WriteStream stream, std::uint64_t offset, Place place) {
   PF_TRY(state());
   Run& run = runs_[static_cast<std::size_t>(stream)];
-  if (place == Place::rewritten) PF_TRY(wait_for_place(offset));
+  if (place == Place::rewritten) PF_TRY(wait_for_place(offset, kFileBlockBytes));
   if (run.bytes != 0 && run.offset + run.bytes != offset) PF_TRY(submit_run(run));
   if (run.chunk == kNoChunk || run.used == pool_.buffer_bytes()) {
     PF_TRY(submit_run(run));
@@ -93,14 +94,25 @@ Result<void> WriteQueue::open_chunk(Run& run) {
   return {};
 }
 
-Result<void> WriteQueue::wait_for_place(std::uint64_t offset) {
-  for (Run& run : runs_) {
-    if (offset >= run.offset && offset < run.offset + run.bytes) PF_TRY(submit_run(run));
-  }
-  const auto covers = [offset](const Write& write) {
-    return write.bytes != 0 && offset >= write.offset && offset < write.offset + write.bytes;
+Result<void> WriteQueue::wait_for_place(std::uint64_t offset, std::size_t bytes) {
+  const auto overlaps = [offset, bytes](const auto& write) {
+    return write.bytes != 0 && offset < write.offset + write.bytes && write.offset < offset + bytes;
   };
-  while (std::any_of(writes_.begin(), writes_.end(), covers)) PF_TRY(wait_some());
+  for (Run& run : runs_) {
+    if (overlaps(run)) PF_TRY(submit_run(run));
+  }
+  while (std::any_of(writes_.begin(), writes_.end(), overlaps)) PF_TRY(wait_some());
+  return {};
+}
+
+Result<void> WriteQueue::write_lent(std::span<const std::byte> bytes, std::uint64_t offset,
+                                    Place place) {
+  PF_TRY(state());
+  if (place == Place::rewritten) PF_TRY(wait_for_place(offset, bytes.size()));
+  PF_CHECK(bytes.size() <= lent_bytes_max_);
+  while (lent_bytes_in_flight_ + bytes.size() > lent_bytes_max_) PF_TRY(wait_some());
+  PF_TRY(submit_write(bytes, offset, kLent));
+  lent_bytes_in_flight_ += bytes.size();
   return {};
 }
 
@@ -129,12 +141,12 @@ Result<void> WriteQueue::submit_write(std::span<const std::byte> bytes, std::uin
   }
   idle_writes_.pop_back();
   writes_[index] = {offset, bytes.size(), chunk};
-  if (chunk != kNoChunk) {
-    ++chunks_[chunk].writes;
+  if (chunk == kZeros) {
+    stats_.zero_bytes += bytes.size();
+  } else {
+    if (chunk != kLent) ++chunks_[chunk].writes;
     stats_.bytes_submitted += bytes.size();
     ++stats_.writes;
-  } else {
-    stats_.zero_bytes += bytes.size();
   }
   if (writes_in_flight_++ == 0) busy_since_ = clock_.now();
   return {};
@@ -142,7 +154,7 @@ Result<void> WriteQueue::submit_write(std::span<const std::byte> bytes, std::uin
 
 Result<void> WriteQueue::write_zeros(std::span<const std::byte> zeros, std::uint64_t offset) {
   PF_TRY(state());
-  PF_TRY(submit_write(zeros, offset, kNoChunk));
+  PF_TRY(submit_write(zeros, offset, kZeros));
   ++zeros_in_flight_;
   return {};
 }
@@ -226,13 +238,12 @@ void WriteQueue::settle(const IoDone& done) {
   Write& write = writes_[done.tag];
   PF_CHECK(write.bytes != 0);
   const std::size_t chunk = write.chunk;
+  if (chunk == kLent) lent_bytes_in_flight_ -= write.bytes;
   write = Write{};
   idle_writes_.push_back(done.tag);
   if (--writes_in_flight_ == 0) stats_.busy += clock_.now() - busy_since_;
-  if (chunk == kNoChunk) {
-    --zeros_in_flight_;
-    return;
-  }
+  if (chunk == kZeros) --zeros_in_flight_;
+  if (chunk == kZeros || chunk == kLent) return;
   --chunks_[chunk].writes;
   release_if_unused(chunk);
 }

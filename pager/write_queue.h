@@ -49,6 +49,10 @@ class WriteQueue {
   enum class Place : std::uint8_t { fresh, rewritten };
   Result<FileBlock> stage(WriteStream stream, std::uint64_t offset, Place place);
 
+  // Writes `bytes`, which stay where they are until the queue is drained (or the file destroyed) but may change meanwhile. May
+  // block until the store has caught up: no more is in flight than the pool could hold. For long runs: what was staged before is not joined with it.
+  Result<void> write_lent(std::span<const std::byte> bytes, std::uint64_t offset, Place place);
+
   // Submits what was staged; does not wait for it.
   Result<void> flush();
   // flush(), then waits until nothing at all is in flight.
@@ -92,14 +96,16 @@ class WriteQueue {
   };
   struct Write {
     std::uint64_t offset = 0;
-    std::size_t bytes = 0;  // 0: idle
-    std::size_t chunk = kNoChunk;
+    std::size_t bytes = 0;         // 0: idle
+    std::size_t chunk = kNoChunk;  // or kZeros, kLent
   };
   static constexpr std::size_t kNoChunk = ~std::size_t{0};
+  static constexpr std::size_t kZeros = kNoChunk - 1;
+  static constexpr std::size_t kLent = kNoChunk - 2;
 
   Result<void> submit_run(Run& run);
   Result<void> open_chunk(Run& run);
-  Result<void> wait_for_place(std::uint64_t offset);
+  Result<void> wait_for_place(std::uint64_t offset, std::size_t bytes);
   Result<void> wait_some();
   Result<void> submit_write(std::span<const std::byte> bytes, std::uint64_t offset,
                             std::size_t chunk);
@@ -121,6 +127,8 @@ class WriteQueue {
   std::vector<IoDone> done_;
   unsigned writes_in_flight_ = 0;
   unsigned zeros_in_flight_ = 0;
+  std::size_t lent_bytes_max_ = 0;
+  std::size_t lent_bytes_in_flight_ = 0;
   bool sync_in_flight_ = false;
   WriteQueueStats stats_;
   Nanoseconds busy_since_{0};

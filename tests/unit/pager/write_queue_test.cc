@@ -120,6 +120,22 @@ TEST_F(WriteQueueTest, StreamsThatAlternateDoNotCutEachOthersRuns) {
   EXPECT_EQ(file_.seen.size(), 2U);
 }
 
+TEST_F(WriteQueueTest, LentMemoryIsNeverInFlightTogetherWithAnythingInItsPlace) {
+  const auto memory = AlignedMemory::map(4 * kFileBlockBytes);
+  ASSERT_TRUE(memory.has_value());
+  const std::span<std::byte> lent(memory->data(), 4 * kFileBlockBytes);
+  for (unsigned char round = 0; round < 40; ++round) {
+    put(WriteStream::overwrite, 4, round, WriteQueue::Place::rewritten);
+    std::fill(lent.begin(), lent.end(), std::byte{round});
+    ASSERT_TRUE(queue_->write_lent(lent, 2 * kFileBlockBytes, WriteQueue::Place::rewritten));
+    put(WriteStream::overwrite, 5, round, WriteQueue::Place::rewritten);
+  }
+  ASSERT_TRUE(queue_->drain());
+  EXPECT_FALSE(file_.overlapped);
+  EXPECT_EQ(value_at(2), std::byte{39});
+  EXPECT_EQ(value_at(4), std::byte{39});
+}
+
 TEST_F(WriteQueueTest, TwoWritesToOnePlaceAreNeverInFlightTogether) {
   for (unsigned char round = 0; round < 40; ++round) {
     for (const std::uint64_t block : {std::uint64_t{3}, std::uint64_t{4}, std::uint64_t{9}}) {
