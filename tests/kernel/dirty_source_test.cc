@@ -1,0 +1,270 @@
+// The sources that follow the page tables of the process, on the real userfaultfd: what they see. What they do not see is in
+// dirty_source_holes_test.cc. Every test runs asynchronously, synchronously, and synchronously as on a kernel that cannot protect
+// absent pages; on anonymous memory and on a memfd.
+//
+// The synchronous ones need /dev/userfaultfd or CAP_SYS_PTRACE.
+#include "pager/dirty_source.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/random.h>
+
+#include <atomic>
+#include <numeric>
+#include <thread>
+#include <tuple>
+
+#include "fakes/tracked_guest.h"
+#include "pager/write_protect_self_test.h"
+
+namespace pageferry {
+namespace {
+
+using namespace testing_support;
+using testing::HasSubstr;
+
+class DirtySourceTest : public testing::TestWithParam<std::tuple<Tracking, Backing>> {
+ protected:
+  static Tracking tracking() { return std::get<0>(GetParam()); }
+  static Backing backing() { return std::get<1>(GetParam()); }
+  TrackedGuest guest_{tracking(), backing()};
+};
+
+std::string name_of_case(const testing::TestParamInfo<std::tuple<Tracking, Backing>>& info) {
+  return name_of(std::get<0>(info.param)) +
+         (std::get<1>(info.param) == Backing::memfd ? "OnMemfd" : "OnAnonymousMemory");
+}
+INSTANTIATE_TEST_SUITE_P(All, DirtySourceTest,
+                         testing::Combine(testing::Values(Tracking::async, Tracking::sync,
+                                                          Tracking::sync_populated),
+                                          testing::Values(Backing::anonymous, Backing::memfd)),
+                         name_of_case);
+
+TEST_P(DirtySourceTest, EveryPageIsDirtyOnce) {
+  guest_.write(3);
+  guest_.start_and_collect_all();
+  EXPECT_EQ(guest_.collected(), guest_.nothing());
+}
+
+TEST_P(DirtySourceTest, AWriteIsSeenOnceInEachBlock) {
+  for (std::uint64_t page = 0; page < guest_.kPages; ++page) guest_.write(page);
+  guest_.start_and_collect_all();
+  for (const std::uint64_t page : {0U, 63U, 64U, 99U, 100U, 127U}) guest_.write(page);
+  EXPECT_EQ(guest_.collected(), guest_.with({run(0, 1), run(63, 2), run(99, 2), run(127, 1)}));
+  EXPECT_EQ(guest_.collected(), guest_.nothing());
+}
+
+TEST_P(DirtySourceTest, AWriteToAPageThatWasNeverThereIsSeen) {
+  guest_.start_and_collect_all();
+  guest_.write(17);
+  guest_.write(101);
+  EXPECT_EQ(guest_.collected(), guest_.with({run(17, 1), run(101, 1)}));
+}
+
+TEST_P(DirtySourceTest, ReadingIsNoWrite) {
+  guest_.write(5);
+  guest_.start_and_collect_all();
+  EXPECT_EQ(guest_.read(5), std::byte{0x5a});
+  EXPECT_EQ(guest_.read(6), std::byte{0});
+  EXPECT_EQ(guest_.collected(), guest_.nothing());
+}
+
+TEST_P(DirtySourceTest, APageThatWasReadIntoBeingIsSeenWhenItIsWritten) {
+  guest_.start_and_collect_all();
+  EXPECT_EQ(guest_.read(6), std::byte{0});
+  guest_.write(6);
+  EXPECT_EQ(guest_.collected(), guest_.with({run(6, 1)}));
+}
+
+TEST_P(DirtySourceTest, AWriteOfASystemCallIsSeen) {
+  guest_.write(5);
+  guest_.start_and_collect_all();
+  ASSERT_EQ(::getrandom(guest_.page(5), 1, 0), 1);
+  const UniqueFd zeros(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(::read(zeros.get(), guest_.page(40), bytes_of_pages(2)),
+            static_cast<ssize_t>(bytes_of_pages(2)));
+  EXPECT_EQ(guest_.collected(), guest_.with({run(5, 1), run(40, 2)}));
+}
+
+// Collected and armed first, read afterwards: what is written in between is in the next collection.
+TEST_P(DirtySourceTest, AWriteBetweenCollectingAndReadingIsSeenNextTime) {
+  guest_.start_and_collect_all();
+  guest_.write(9, std::byte{1});
+  EXPECT_EQ(guest_.collected(), guest_.with({run(9, 1)}));
+  guest_.write(9, std::byte{2});
+  EXPECT_EQ(guest_.read(9), std::byte{2});
+  EXPECT_EQ(guest_.collected(), guest_.with({run(9, 1)}));
+}
+
+TEST_P(DirtySourceTest, WhatIsReportedByHandIsDirtyOnce) {
+  guest_.start_and_collect_all();
+  guest_.source->mark_dirty(run(98, 4));
+  guest_.source->discard(run(120, 1));
+  EXPECT_EQ(guest_.collected(), guest_.with({run(98, 4), run(120, 1)}));
+  EXPECT_EQ(guest_.collected(), guest_.nothing());
+}
+
+TEST_P(DirtySourceTest, MemoryIsFreeAfterStop) {
+  guest_.start_and_collect_all();
+  ASSERT_TRUE(guest_.source->stop());
+  for (std::uint64_t page = 0; page < guest_.kPages; ++page) guest_.write(page);
+  guest_.start_and_collect_all();
+  EXPECT_EQ(guest_.collected(), guest_.nothing());
+  guest_.write(50);
+  EXPECT_EQ(guest_.collected(), guest_.with({run(50, 1)}));
+}
+
+TEST_P(DirtySourceTest, MemoryOfAnotherSourceIsBusy) {
+  guest_.start_and_collect_all();
+  const auto second =
+      make_source(tracking(), guest_.layout, {guest_.ram.address(), guest_.bios.address()});
+  const auto started = second->start();
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, Errc::busy) << started.error().message;
+  EXPECT_FALSE(second->is_started());
+  guest_.write(50);
+  EXPECT_EQ(guest_.collected(), guest_.with({run(50, 1)}));
+}
+
+TEST_P(DirtySourceTest, BlocksOfHugetlbAreRefused) {
+  MemoryLayout layout = *MemoryLayout::make({RamBlock{.name = "pc.ram",
+                                                      .length_bytes = 512 * kPageSizeBytes,
+                                                      .backing_page_bytes = 512 * kPageSizeBytes,
+                                                      .first_page = {}}});
+  const auto started = make_source(tracking(), layout, {guest_.ram.address()})->start();
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code, Errc::unsupported) << started.error().message;
+}
+
+// Two threads write all the time; a copy that follows the collections is equal to the memory in the end.
+TEST_P(DirtySourceTest, NoWriteOfAnotherThreadIsLost) {
+  guest_.start_and_collect_all();
+  std::vector<std::byte> copy(bytes_of_pages(guest_.kPages));
+  std::atomic<int> running = 2;
+  const auto write_many = [&](std::uint64_t stride) {
+    for (std::uint64_t i = 0; i < 20'000; ++i) {
+      const std::uint64_t page = i * stride % guest_.kPages;
+      *static_cast<volatile std::byte*>(guest_.page(page) + stride) = static_cast<std::byte>(i);
+    }
+    --running;
+  };
+  std::thread first(write_many, 7);
+  std::thread second(write_many, 13);
+  bool last = false;
+  do {
+    last = running == 0;
+    const DirtyBitmap dirty = guest_.collected();
+    for (std::uint64_t page = 0; page < guest_.kPages; ++page) {
+      if (!dirty.is_set(PageIndex{page})) continue;
+      const auto* const from = static_cast<const volatile std::byte*>(guest_.page(page));
+      copy[bytes_of_pages(page) + 7] = from[7];
+      copy[bytes_of_pages(page) + 13] = from[13];
+    }
+  } while (!last);
+  first.join();
+  second.join();
+  for (std::uint64_t page = 0; page < guest_.kPages; ++page) {
+    EXPECT_EQ(copy[bytes_of_pages(page) + 7], guest_.page(page)[7]) << page;
+    EXPECT_EQ(copy[bytes_of_pages(page) + 13], guest_.page(page)[13]) << page;
+  }
+}
+
+// Tracking breaks huge pages up as they are written: the other 511 pages of each stay clean.
+TEST_P(DirtySourceTest, PagesOfATransparentHugePageAreTrackedOneByOne) {
+  constexpr std::uint64_t kHugePages = 4;
+  constexpr std::uint64_t kPagesPerHuge = 512;
+  constexpr std::uint64_t kPages = kHugePages * kPagesPerHuge;
+  const UserfaultMemory memory(bytes_of_pages(kPages + kPagesPerHuge), backing());
+  const std::uint64_t huge_bytes = bytes_of_pages(kPagesPerHuge);
+  const std::uint64_t begin = (memory.address() + huge_bytes - 1) / huge_bytes * huge_bytes;
+  std::byte* const data = memory.data() + (begin - memory.address());
+  ASSERT_EQ(::madvise(data, bytes_of_pages(kPages), MADV_HUGEPAGE), 0);
+  std::memset(data, 1, bytes_of_pages(kPages));
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1: now, whatever the memory looks like
+  ASSERT_EQ(::madvise(data, bytes_of_pages(kPages), kCollapse), 0) << std::strerror(errno);
+  const MemoryLayout layout = layout_of({{"pc.ram", kPages}});
+  const auto source = make_source(tracking(), layout, {begin});
+  const auto started = source->start();
+  ASSERT_TRUE(started) << started.error().message;
+  DirtyBitmap dirty(kPages);
+  ASSERT_TRUE(source->collect_into(dirty));
+  EXPECT_EQ(dirty.count(), kPages);
+  for (const std::uint64_t page : {0U, 511U, 512U, 1'600U})
+    data[bytes_of_pages(page)] = std::byte{2};
+  DirtyBitmap written(kPages);
+  ASSERT_TRUE(source->collect_into(written));
+  DirtyBitmap expected(kPages);
+  for (const std::uint64_t page : {0U, 511U, 512U, 1'600U}) expected.set(run(page, 1));
+  EXPECT_EQ(written, expected);
+}
+
+// More separate pages than one answer of the kernel holds.
+TEST_P(DirtySourceTest, EverySecondPageOfALargeBlockIsSeen) {
+  constexpr std::uint64_t kPages = 20'000;
+  const UserfaultMemory memory(bytes_of_pages(kPages), backing());
+  const MemoryLayout layout = layout_of({{"pc.ram", kPages}});
+  const auto source = make_source(tracking(), layout, {memory.address()});
+  ASSERT_TRUE(source->start());
+  DirtyBitmap all(kPages);
+  ASSERT_TRUE(source->collect_into(all));
+  DirtyBitmap expected(kPages);
+  for (std::uint64_t page = 1; page < kPages; page += 2) {
+    *memory.page(page) = std::byte{1};
+    expected.set(run(page, 1));
+  }
+  DirtyBitmap written(kPages);
+  ASSERT_TRUE(source->collect_into(written));
+  EXPECT_EQ(written, expected);
+}
+
+// --- what only one of them does ---
+
+TEST(AsyncWriteProtectSource, MemoryThatWasMappedAnewIsAnErrorAndNotClean) {
+  TrackedGuest guest(Tracking::async, Backing::anonymous);
+  guest.start_and_collect_all();
+  ASSERT_NE(::mmap(guest.page(20), kPageSizeBytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            MAP_FAILED);
+  DirtyBitmap dirty(guest.kPages);
+  const auto done = guest.source->collect_into(dirty);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, Errc::vmm);
+  EXPECT_THAT(done.error().message, HasSubstr("mapped anew"));
+}
+
+TEST(SyncWriteProtectSource, AWriterThatWaitsIsFreeAfterStop) {
+  TrackedGuest guest(Tracking::sync, Backing::anonymous);
+  guest.start_and_collect_all();
+  std::thread writer([&] {
+    for (int i = 0; i < 2'000; ++i) guest.write(static_cast<std::uint64_t>(i) % guest.kPages);
+  });
+  for (int i = 0; i < 20; ++i) guest.collected();
+  EXPECT_TRUE(guest.source->stop());
+  writer.join();
+}
+
+TEST(WriteProtectChoice, IsAsynchronousWhereTheSelfTestPasses) {
+  TrackedGuest guest(Tracking::async, Backing::memfd);
+  WriteProtectChoice choice =
+      choose_write_protect_source(guest.layout, {guest.ram.address(), guest.bios.address()});
+  const auto passed = async_write_protect_self_test();
+  EXPECT_EQ(choice.why_not_async, passed ? "" : passed.error().message);
+  EXPECT_EQ(dynamic_cast<AsyncWriteProtectSource*>(choice.source.get()) != nullptr,
+            passed.has_value());
+  guest.source = std::move(choice.source);
+  guest.start_and_collect_all();
+  guest.write(77);
+  EXPECT_EQ(guest.collected(), guest.with({run(77, 1)}));
+}
+
+TEST(WriteProtectSelfTest, PassesOnAKernelThatHasIt) {
+  const auto features = WriteProtectedMemory::kernel_features();
+  ASSERT_TRUE(features) << features.error().message;
+  const auto passed = async_write_protect_self_test();
+  EXPECT_EQ(passed.has_value(), (*features & kUserfaultWpAsync) != 0)
+      << (passed ? "" : passed.error().message);
+}
+
+}  // namespace
+}  // namespace pageferry
