@@ -1,0 +1,91 @@
+// Invariants
+//   O1: a page is read only while its bit is in `work`, which was collected (and armed) before.
+//
+//   O2: work that was not put as a whole goes back into dirty_.
+#include "pager/page_out.h"
+
+#include <fmt/format.h>
+
+namespace pageferry {
+namespace {
+
+// Between two looks at the cancel signal; as much as one write takes.
+constexpr std::uint64_t kRunPagesMax = 256;
+
+std::uint64_t rate_bytes_per_s(std::uint64_t bytes, Nanoseconds duration) {
+  if (bytes == 0 || duration <= Nanoseconds(0)) return 0;
+  return static_cast<std::uint64_t>(static_cast<double>(bytes) * 1e9 /
+                                    static_cast<double>(duration.count()));
+}
+
+}  // namespace
+
+std::uint64_t PassStats::bytes_per_s() const {
+  return rate_bytes_per_s(bytes_of_pages(pages), duration);
+}
+
+PageOut::PageOut(const GuestMemory& memory, DirtySource& source, PageSink& sink,
+                 const CancelSignal& cancel, const Clock& clock)
+    : memory_(memory),
+      source_(source),
+      sink_(sink),
+      cancel_(cancel),
+      clock_(clock),
+      dirty_(memory.layout().pages()) {}
+
+Result<BrownoutStats> PageOut::run_brownout(const ConvergenceLimits& limits,
+                                            const Observer& observer) {
+  BrownoutStats stats;
+  PF_TRY(source_.collect_into(dirty_));
+  for (;;) {
+    const Nanoseconds start = clock_.now();
+    sink_.begin_pass(passes_ + 1);
+    PF_ASSIGN(const PassStats pass, run_pass());
+    PF_TRY(source_.collect_into(dirty_));
+    stats.passes.push_back(pass);
+    stats.facts.passes_done = passes_;
+    stats.facts.every_page_stored_once = true;
+    stats.facts.remaining_bytes = bytes_of_pages(dirty_.count());
+    // A short pass says little about the store: its rate is that of the buffers
+    // before it.
+    stats.facts.write_bytes_per_s = stats.passes.front().bytes_per_s();
+    stats.facts.dirty_bytes_per_s =
+        rate_bytes_per_s(stats.facts.remaining_bytes, clock_.now() - start);
+    if (observer) observer(pass, stats.facts);
+    if (const auto end = brownout_end(limits, stats.facts)) {
+      stats.end = *end;
+      return stats;
+    }
+  }
+}
+
+Result<PassStats> PageOut::run_blackout() {
+  PF_CHECK(passes_ > 0);
+  PF_TRY(source_.collect_into(dirty_));
+  PF_TRY(sink_.begin_blackout());
+  return run_pass();
+}
+
+Result<PassStats> PageOut::run_pass() {
+  const DirtyBitmap work = dirty_.take();
+  const Nanoseconds start = clock_.now();
+  if (Result<void> done = put(work); !done) {
+    dirty_.merge_back(work);
+    return with_context(std::move(done).error(), fmt::format("pass {}", passes_ + 1));
+  }
+  ++passes_;
+  return PassStats{passes_, work.count(), clock_.now() - start};
+}
+
+Result<void> PageOut::put(const DirtyBitmap& work) {
+  PageIndex from{0};
+  while (const auto run = work.next_run(from, kRunPagesMax)) {
+    if (cancel_.canceled()) return fail(Errc::canceled, "page-out: canceled");
+    const PageRun piece = memory_.within_block(*run);
+    PF_TRY(sink_.put_lent_pages(piece, memory_.bytes(piece)));
+    from = piece.first + piece.pages;
+  }
+  return {};
+}
+
+}  // namespace pageferry
