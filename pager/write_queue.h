@@ -50,7 +50,8 @@ class WriteQueue {
   Result<FileBlock> stage(WriteStream stream, std::uint64_t offset, Place place);
 
   // Writes `bytes`, which stay where they are until the queue is drained (or the file destroyed) but may change meanwhile. May
-  // block until the store has caught up: no more is in flight than the pool could hold. For long runs: what was staged before is not joined with it.
+  // block until the store has caught up: no more is in flight than the pool could hold. For long runs: what was staged before
+  // is not joined with it.
   Result<void> write_lent(std::span<const std::byte> bytes, std::uint64_t offset, Place place);
 
   // Submits what was staged; does not wait for it.
