@@ -137,7 +137,9 @@ Result<void> wait_for_input(int fd, Deadline deadline, const CancelSignal& stop)
   }
 }
 
-Result<Incoming> receive_message(int connection, Milliseconds patience, const CancelSignal& stop) {
+// nullopt: the client closed the connection without a word, as somebody does who looks whether anybody listens.
+Result<std::optional<Incoming>> receive_message(int connection, Milliseconds patience,
+                                                const CancelSignal& stop) {
   const MonotonicClock clock;
   const Deadline deadline = Deadline::after(clock, patience);
   Incoming incoming;
@@ -151,10 +153,14 @@ Result<Incoming> receive_message(int connection, Milliseconds patience, const Ca
                               "whole region list with 1 descriptor",
                               incoming.text.size(), incoming.descriptors.size(), patience.count()));
     }
-    PF_TRY(receive_piece(connection, incoming));
+    if (auto received = receive_piece(connection, incoming); !received) {
+      const bool nothing = incoming.text.empty() && incoming.descriptors.empty();
+      if (nothing && received.error().code == Errc::gone) return std::optional<Incoming>();
+      return tl::make_unexpected(std::move(received).error());
+    }
     PF_TRY(check_so_far(incoming));
   }
-  return incoming;
+  return std::optional<Incoming>(std::move(incoming));
 }
 
 Result<void> check_userfault(const UniqueFd& userfault) {
@@ -223,28 +229,34 @@ FirecrackerSocket::~FirecrackerSocket() {
   if (listener_.valid()) ::unlink(path_.c_str());
 }
 
-Result<FirecrackerClient> FirecrackerSocket::take_client(std::uint64_t source_pages,
-                                                         Milliseconds patience,
-                                                         const CancelSignal& stop) {
-  FirecrackerClient client;
-  while (!client.connection.valid()) {
+Result<UniqueFd> FirecrackerSocket::accept_one(const CancelSignal& stop) const {
+  for (;;) {
     PF_TRY(wait_for_input(listener_.get(), Deadline::never(), stop));
-    client.connection.reset(
-        ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (client.connection.valid()) break;
+    UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (connection.valid()) return connection;
     // It went away again.
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
       return syscall_error("accept", path_);
     }
   }
-  PF_ASSIGN(const ucred peer, peer_of(client.connection.get()));
-  client.pid = peer.pid;
-  client.process = process_of(client.connection.get(), peer.pid);
-  PF_ASSIGN(Incoming incoming, receive_message(client.connection.get(), patience, stop));
-  client.userfault = std::move(incoming.descriptors.front());
-  PF_TRY(check_userfault(client.userfault));
-  PF_ASSIGN(client.regions, decode_firecracker_regions(incoming.text, source_pages));
-  return client;
+}
+
+Result<FirecrackerClient> FirecrackerSocket::take_client(std::uint64_t source_pages,
+                                                         Milliseconds patience,
+                                                         const CancelSignal& stop) {
+  for (;;) {
+    FirecrackerClient client;
+    PF_ASSIGN(client.connection, accept_one(stop));
+    PF_ASSIGN(const ucred peer, peer_of(client.connection.get()));
+    client.pid = peer.pid;
+    client.process = process_of(client.connection.get(), peer.pid);
+    PF_ASSIGN(auto incoming, receive_message(client.connection.get(), patience, stop));
+    if (!incoming) continue;
+    client.userfault = std::move(incoming->descriptors.front());
+    PF_TRY(check_userfault(client.userfault));
+    PF_ASSIGN(client.regions, decode_firecracker_regions(incoming->text, source_pages));
+    return client;
+  }
 }
 
 }  // namespace pageferry

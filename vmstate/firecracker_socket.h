@@ -48,7 +48,7 @@ class FirecrackerSocket {
   const std::string& path() const { return path_; }
 
   // Waits for a client, however long that takes, and then, at most `patience`, for its message. `source_pages`: what the regions may
-  // name. Errors: canceled, invalid (what came is wrong), timeout (it did not come), gone (the client closed before), not_owner (another
+  // name. Who connects and closes without a word was none. Errors: canceled, invalid (what came is wrong), timeout (it did not come), gone (the client closed before), not_owner (another
   // user's), io.
   Result<FirecrackerClient> take_client(std::uint64_t source_pages, Milliseconds patience,
                                         const CancelSignal& stop);
@@ -56,6 +56,7 @@ class FirecrackerSocket {
  private:
   FirecrackerSocket(std::string path, UniqueFd listener)
       : path_(std::move(path)), listener_(std::move(listener)) {}
+  Result<UniqueFd> accept_one(const CancelSignal& stop) const;
 
   std::string path_;
   UniqueFd listener_;
