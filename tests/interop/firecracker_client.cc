@@ -293,9 +293,10 @@ std::string overlapping(std::string message) {
   return "[" + first + "," + first + "]";
 }
 
+// The last region begins a thousand times further on.
 std::string beyond(std::string message) {
-  const auto offset = message.rfind("\"offset\":") + std::strlen("\"offset\":");
-  return message.insert(offset, "99");
+  const auto offset = message.rfind("\"offset\":");
+  return message.insert(message.find(',', offset), "000");
 }
 
 int behave(const Guest& guest, int connection, const std::string& behaviour) {

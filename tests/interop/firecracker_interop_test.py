@@ -181,11 +181,12 @@ def socket(rig):
 
 def page_unproved(rig):
     """A page whose checksum is wrong is named and never placed: exit 8, and its guest waits."""
-    flip_bit(rig.page_file, rig.page_file.stat().st_size - 2048)
+    content = rig.plain.read_bytes()[1000 * PAGE : 1001 * PAGE]
+    flip_bit(rig.page_file, rig.page_file.read_bytes().index(content) + 100)
     for order in ("none", "linear"):
         tool = rig.listening(*rig.sources["page file"], "--prefetch", order)
         client = rig.client("verify")
-        expect_code(tool.wait(60), 8, "checksum")
+        expect_code(tool.wait(60), 8, "page 1000 (")
         expect(client.poll() is None, "the client waits")
         client.kill()
         said, _ = client.communicate(timeout=30)
