@@ -1,6 +1,6 @@
-// MemoryFileReader: the PageSupply over a plain memory file, as VMMs save guest memory: page n lies at n pages from its beginning, and there
-// is nothing else in it. So there is nothing to prove a page with: what the storage returns is believed. A read that fails or is short is
-// tried again a bounded number of times, and its page is never handed out when it fails for good.
+// MemoryFileReader: the PageSupply over a plain memory file, as VMMs save guest memory: page n lies at n pages from its beginning, and
+// there is nothing else in it. So there is nothing to prove a page with: what the storage returns is believed. A read that fails or is
+// short is tried again a bounded number of times, and its page is never handed out when it fails for good.
 //
 // Holes of a sparse file are zero pages, and are not read.
 //

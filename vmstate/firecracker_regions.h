@@ -1,5 +1,5 @@
-// FirecrackerRegions: where the memory of a Firecracker guest is and what it has to hold, as Firecracker tells the handler of its page faults
-// when it restores a snapshot with the memory backend `Uffd`: a JSON array with an object for each region.
+// FirecrackerRegions: where the memory of a Firecracker guest is and what it has to hold, as Firecracker tells the handler of its page
+// faults when it restores a snapshot with the memory backend `Uffd`: a JSON array with an object for each region.
 //
 //   base_host_virt_addr   where the region begins in Firecracker's address space
 //   size                  its bytes

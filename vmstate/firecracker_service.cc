@@ -106,7 +106,7 @@ Result<void> FirecrackerService::serve(const CancelSignal& stop,
       tell_at = clock_.now() + kTellInterval;
     }
     PF_TRY(wait_for_event(stop, tell_at));
-    if (client_has_ended()) return {};
+    if (heard_its_end_) return {};
   }
 }
 
@@ -145,6 +145,7 @@ Result<void> FirecrackerService::wait_for_event(const CancelSignal& stop, Nanose
     return fail(Errc::vmm, "the userfaultfd of Firecracker cannot be waited for");
   }
   if (entries[3].revents != 0) hear_connection();
+  heard_its_end_ = entries[4].revents != 0 || (connection_closed_ && !client_.process.valid());
   return {};
 }
 

@@ -1,6 +1,6 @@
-// FirecrackerService: brings the memory of a guest that Firecracker has restored with the memory backend `Uffd`: pages that a vCPU waits for
-// first, the rest unasked, from any PageSupply; and zeros for what the balloon has given back. Serves until Firecracker ends: also when every
-// page is there, because a balloon waits until somebody hears of each page that it gives back, and then the page is missing again.
+// FirecrackerService: brings the memory of a guest that Firecracker has restored with the memory backend `Uffd`: pages that a vCPU waits
+// for first, the rest unasked, from any PageSupply; and zeros for what the balloon has given back. Serves until Firecracker ends: also when
+// every page is there, because a balloon waits until somebody hears of each page that it gives back, and then the page is missing again.
 //
 //   userfaultfd --> BallooningOutlet --> PageIn --> RegionSupply --> the source
 //        ^                |                 |
@@ -80,6 +80,7 @@ class FirecrackerService {
   BallooningOutlet outlet_;
   PageIn page_in_;
   bool connection_closed_ = false;
+  bool heard_its_end_ = false;
   std::optional<Nanoseconds> resident_at_;
 };
 

@@ -186,8 +186,9 @@ Result<ucred> peer_of(int connection) {
     return syscall_error("SO_PEERCRED", "Firecracker's connection");
   }
   if (peer.uid == 0 || peer.uid == ::geteuid()) return peer;
-  return fail(Errc::not_owner, fmt::format("the client, process {}, is of user {}, must be {} or 0",
-                                           peer.pid, peer.uid, ::geteuid()));
+  return fail(Errc::not_owner,
+              fmt::format("the client, process {}, is of user {}, must be of user {} or root",
+                          peer.pid, peer.uid, ::geteuid()));
 }
 
 // Invalid where there is none: the client is in a process namespace that is not seen from here.

@@ -48,8 +48,8 @@ class FirecrackerSocket {
   const std::string& path() const { return path_; }
 
   // Waits for a client, however long that takes, and then, at most `patience`, for its message. `source_pages`: what the regions may
-  // name. Who connects and closes without a word was none. Errors: canceled, invalid (what came is wrong), timeout (it did not come), gone (the client closed before), not_owner (another
-  // user's), io.
+  // name. Who connects and closes without a word was none. Errors: canceled, invalid (what came is wrong), timeout (it did not come),
+  // gone (the client closed before), not_owner (another user's), io.
   Result<FirecrackerClient> take_client(std::uint64_t source_pages, Milliseconds patience,
                                         const CancelSignal& stop);
 

@@ -18,6 +18,7 @@
 
 #include "fakes/scratch_directory.h"
 #include "fakes/userfault_memory.h"
+#include "fakes/waiting_child.h"
 
 namespace pageferry {
 namespace {
@@ -195,6 +196,23 @@ TEST_F(FirecrackerSocketTest, WhoClosesWithoutAWordWasNoClient) {
   client_ = connect();
   send(list_of(1), {userfault_.get()});
   EXPECT_TRUE(take());
+}
+
+// The mode of the socket keeps others away already, unless somebody changes it.
+TEST_F(FirecrackerSocketTest, AnotherUsersClientIsRefused) {
+  if (::geteuid() != 0) return;  // only root can become somebody else
+  client_.reset();
+  ASSERT_EQ(::chmod(directory_.path().c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(path_.c_str(), 0666), 0);
+  const WaitingChild other([this] {
+    constexpr uid_t kNobody = 65534;
+    if (::setresuid(kNobody, kNobody, kNobody) != 0) return -1;
+    return connect().release();
+  });
+  const auto taken = take();
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(taken.error().code, Errc::not_owner);
+  EXPECT_THAT(taken.error().message, HasSubstr("is of user 65534, must be of user 0 or root"));
 }
 
 TEST_F(FirecrackerSocketTest, WaitingCanBeStopped) {

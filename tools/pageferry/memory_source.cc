@@ -20,7 +20,7 @@ struct Place {
 Place place_of(const std::string& path) {
   const auto slash = path.rfind('/');
   if (slash == std::string::npos) return {.directory = ".", .name = path};
-  return {.directory = path.substr(0, slash + 1), .name = path.substr(slash + 1)};
+  return {.directory = slash == 0 ? "/" : path.substr(0, slash), .name = path.substr(slash + 1)};
 }
 
 Result<UniqueFd> open_directory(const std::string& directory) {
