@@ -4,7 +4,7 @@
 //   EAGAIN, `copy` > 0         that much is placed and woken; go on behind it to learn why
 //   EEXIST                     the first page is there; nobody was woken. Or it is a huge page and none is left to take: that
 //                              answers the same (seen on 6.18), and the page is not there
-//   EAGAIN, `copy` == -EAGAIN  the address space is changing: nothing was placed, ask again
+//   EAGAIN, `copy` == -EAGAIN  the address space is changing: nothing was placed, ask again, once its events are read
 //   ESRCH                      the VMM is gone
 //   ENOMEM, ENOSPC             the host, its control group or the memory file has no page left
 //   anything else              this memory is not what the VMM said, or not any more
@@ -49,12 +49,15 @@ Result<void> make_registered(const UniqueFd& userfault, const uffdio_range& rang
 }  // namespace
 
 UserfaultOutlet::UserfaultOutlet(const MemoryLayout& layout,
-                                 std::vector<std::uint64_t> block_addresses)
-    : layout_(&layout), block_addresses_(std::move(block_addresses)) {
+                                 std::vector<std::uint64_t> block_addresses,
+                                 WhenChanging when_changing)
+    : layout_(&layout),
+      block_addresses_(std::move(block_addresses)),
+      when_changing_(when_changing) {
   PF_CHECK(block_addresses_.size() == layout.blocks().size());
 }
 
-Result<void> UserfaultOutlet::open(UniqueFd userfault, PageTables tables,
+Result<void> UserfaultOutlet::open(UniqueFd userfault, std::optional<PageTables> tables,
                                    Registration registration) {
   PF_CHECK(userfault.valid() && !is_open());
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
@@ -71,9 +74,14 @@ Result<void> UserfaultOutlet::open(UniqueFd userfault, PageTables tables,
 Result<void> UserfaultOutlet::wake_all() {
   PF_CHECK(is_open());
   for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
-    PF_TRY(wake(block_addresses_[i], layout_->blocks()[i].length_bytes));
+    PF_TRY(wake_range(block_addresses_[i], layout_->blocks()[i].length_bytes));
   }
   return {};
+}
+
+Result<void> UserfaultOutlet::wake(PageRun run) {
+  PF_CHECK(is_open());
+  return wake_range(target_of(run.first).address, bytes_of_pages(run.pages));
 }
 
 UserfaultOutlet::Target UserfaultOutlet::target_of(PageIndex page) const {
@@ -95,7 +103,31 @@ Result<PageRun> UserfaultOutlet::page_at(std::uint64_t address) const {
               fmt::format("a page fault at {:#x}, which is in no RAM block", address));
 }
 
+// A removal may be larger than one block, or concern memory that is none of ours.
+void UserfaultOutlet::add_removed(std::uint64_t begin, std::uint64_t end,
+                                  std::vector<PageRun>& removed) const {
+  for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
+    const RamBlock& block = layout_->blocks()[i];
+    const std::uint64_t block_begin = block_addresses_[i];
+    const std::uint64_t from = std::max(begin, block_begin);
+    const std::uint64_t to = std::min(end, block_begin + block.length_bytes);
+    if (from >= to) continue;
+    const std::uint64_t unit = block.backing_page_bytes;
+    const std::uint64_t first = (from - block_begin) / unit * unit;
+    const std::uint64_t last = (to - block_begin + unit - 1) / unit * unit;
+    removed.push_back(
+        {.first = block.first_page + pages_of_bytes(first), .pages = pages_of_bytes(last - first)});
+  }
+}
+
 Result<void> UserfaultOutlet::read_faults(std::vector<PageRun>& faults) {
+  UserfaultEvents events;
+  auto read = read_events(events);
+  faults.insert(faults.end(), events.faults.begin(), events.faults.end());
+  return read;
+}
+
+Result<void> UserfaultOutlet::read_events(UserfaultEvents& events) {
   if (!is_open()) return {};
   std::array<uffd_msg, kFaultsPerRead> messages;
   for (;;) {
@@ -106,9 +138,13 @@ Result<void> UserfaultOutlet::read_faults(std::vector<PageRun>& faults) {
     if (got < 0) return refused("read", "userfaultfd", errno);
     const std::size_t count = static_cast<std::size_t>(got) / sizeof(uffd_msg);
     for (std::size_t i = 0; i < count; ++i) {
-      if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
-      PF_ASSIGN(const PageRun page, page_at(messages[i].arg.pagefault.address));
-      faults.push_back(page);
+      const uffd_msg& message = messages[i];
+      if (message.event == UFFD_EVENT_REMOVE || message.event == UFFD_EVENT_UNMAP) {
+        add_removed(message.arg.remove.start, message.arg.remove.end, events.removed);
+      }
+      if (message.event != UFFD_EVENT_PAGEFAULT) continue;
+      PF_ASSIGN(const PageRun page, page_at(message.arg.pagefault.address));
+      events.faults.push_back(page);
     }
     if (count < messages.size()) return {};
   }
@@ -120,29 +156,47 @@ Result<std::uint64_t> UserfaultOutlet::put_pages(PageChannel channel, PageRun ru
   const Target target = target_of(run.first);
   bytes = bytes.first(bytes_of_pages(run.pages));
   if (target.backing_page_bytes == kPageSizeBytes) {
-    PF_TRY(copy(target.address, bytes, kPageSizeBytes));
-  } else {
-    PF_TRY(gather(channel, target, bytes, 0));
+    PF_ASSIGN(const std::uint64_t placed, copy(target.address, bytes, kPageSizeBytes));
+    return pages_of_bytes(placed);
   }
-  return run.pages;
+  PF_ASSIGN(const bool taken, gather(channel, target, bytes, 0));
+  return taken ? run.pages : 0;
 }
 
 Result<std::uint64_t> UserfaultOutlet::put_zeros(PageChannel channel, PageRun run) {
   if (!is_open()) return 0;
   const Target target = target_of(run.first);
   if (target.backing_page_bytes == kPageSizeBytes) {
-    PF_TRY(place_zeros(target.address, bytes_of_pages(run.pages)));
-  } else {
-    PF_TRY(gather(channel, target, {}, bytes_of_pages(run.pages)));
+    PF_ASSIGN(const std::uint64_t placed, place_zeros(target.address, bytes_of_pages(run.pages)));
+    return pages_of_bytes(placed);
   }
-  return run.pages;
+  PF_ASSIGN(const bool taken, gather(channel, target, {}, bytes_of_pages(run.pages)));
+  return taken ? run.pages : 0;
+}
+
+// The kernel has no zero pages for hugetlb: they are copied.
+Result<bool> UserfaultOutlet::put_zero_backing_page(PageIndex page) {
+  PF_CHECK(is_open());
+  const Target target = target_of(page);
+  const std::uint64_t unit = target.backing_page_bytes;
+  std::uint64_t placed = 0;
+  if (unit == kPageSizeBytes) {
+    PF_ASSIGN(placed, place_zeros(target.address, unit));
+  } else {
+    if (zeros_.size() < unit) {
+      PF_ASSIGN(zeros_, AlignedMemory::map(unit));
+    }
+    const std::span zeros(zeros_.data(), unit);
+    PF_ASSIGN(placed, copy(target.address - target.address % unit, zeros, unit));
+  }
+  return placed == unit;
 }
 
 // `attempt(done)` makes one call for what lies behind the first `done` bytes, and returns what the kernel says that it placed.
 template <typename Attempt>
-Result<void> UserfaultOutlet::place(std::string_view call, std::uint64_t address,
-                                    std::uint64_t bytes, std::uint64_t page_bytes,
-                                    Attempt attempt) {
+Result<std::uint64_t> UserfaultOutlet::place(std::string_view call, std::uint64_t address,
+                                             std::uint64_t bytes, std::uint64_t page_bytes,
+                                             Attempt attempt) {
   std::uint64_t done = 0;
   while (done < bytes) {
     const std::int64_t placed = attempt(done);
@@ -151,13 +205,14 @@ Result<void> UserfaultOutlet::place(std::string_view call, std::uint64_t address
       continue;
     }
     PF_ASSIGN(const Next next, after_failure(call, address + done, page_bytes, errno));
+    if (next == Next::give_back) break;
     if (next == Next::skip_page) done += page_bytes;
   }
-  return {};
+  return done;
 }
 
-Result<void> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::byte> bytes,
-                                   std::uint64_t page_bytes) {
+Result<std::uint64_t> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::byte> bytes,
+                                            std::uint64_t page_bytes) {
   return place("UFFDIO_COPY", address, bytes.size(), page_bytes, [&](std::uint64_t done) {
     uffdio_copy request{.dst = address + done,
                         .src = reinterpret_cast<std::uintptr_t>(bytes.data() + done),
@@ -169,7 +224,7 @@ Result<void> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::b
   });
 }
 
-Result<void> UserfaultOutlet::place_zeros(std::uint64_t address, std::uint64_t bytes) {
+Result<std::uint64_t> UserfaultOutlet::place_zeros(std::uint64_t address, std::uint64_t bytes) {
   return place("UFFDIO_ZEROPAGE", address, bytes, kPageSizeBytes, [&](std::uint64_t done) {
     uffdio_zeropage request{
         .range = {.start = address + done, .len = bytes - done}, .mode = 0, .zeropage = 0};
@@ -183,12 +238,13 @@ Result<UserfaultOutlet::Next> UserfaultOutlet::after_failure(std::string_view ca
                                                              std::uint64_t page_bytes, int error) {
   if (error == EINTR) return Next::again;
   if (error == EAGAIN) {
+    if (when_changing_ == WhenChanging::give_back) return Next::give_back;
     ::sched_yield();
     return Next::again;
   }
   if (error == EEXIST) {
     PF_TRY(check_is_there(address, page_bytes));
-    PF_TRY(wake(address, page_bytes));
+    PF_TRY(wake_range(address, page_bytes));
     return Next::skip_page;
   }
   return refused(call, fmt::format("page at {:#x} of the VMM", address), error);
@@ -198,13 +254,14 @@ Result<UserfaultOutlet::Next> UserfaultOutlet::after_failure(std::string_view ca
 Result<void> UserfaultOutlet::check_is_there(std::uint64_t address,
                                              std::uint64_t page_bytes) const {
   if (page_bytes == kPageSizeBytes) return {};
+  PF_CHECK(tables_.has_value());
   PF_ASSIGN(const bool there, tables_->has(address));
   if (there) return {};
   return fail(Errc::no_space, fmt::format("no huge page of {} bytes is left for the one at {:#x}",
                                           page_bytes, address));
 }
 
-Result<void> UserfaultOutlet::wake(std::uint64_t address, std::uint64_t bytes) {
+Result<void> UserfaultOutlet::wake_range(std::uint64_t address, std::uint64_t bytes) {
   uffdio_range range{.start = address, .len = bytes};
   if (::ioctl(fd(), UFFDIO_WAKE, &range) == 0) return {};
   return refused("UFFDIO_WAKE", fmt::format("{:#x}", address), errno);
@@ -212,7 +269,7 @@ Result<void> UserfaultOutlet::wake(std::uint64_t address, std::uint64_t bytes) {
 
 // Takes the next part of a backing page: `bytes`, or `zero_bytes` zeros. They come in order and without others in between
 // (PageIn, I4).
-Result<void> UserfaultOutlet::gather(PageChannel channel, Target target,
+Result<bool> UserfaultOutlet::gather(PageChannel channel, Target target,
                                      std::span<const std::byte> bytes, std::uint64_t zero_bytes) {
   Gathering& gathering = gathering_[static_cast<std::size_t>(channel)];
   if (gathering.memory.size() < target.backing_page_bytes) {
@@ -225,11 +282,13 @@ Result<void> UserfaultOutlet::gather(PageChannel channel, Target target,
   if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
   std::memset(to + bytes.size(), 0, zero_bytes);
   gathering.bytes += bytes.size() + zero_bytes;
-  if (gathering.bytes < target.backing_page_bytes) return {};
-  gathering.bytes = 0;
-  return copy(target.address - offset,
-              std::span(gathering.memory.data(), target.backing_page_bytes),
-              target.backing_page_bytes);
+  if (gathering.bytes < target.backing_page_bytes) return true;
+  const std::span whole(gathering.memory.data(), target.backing_page_bytes);
+  PF_ASSIGN(const std::uint64_t placed,
+            copy(target.address - offset, whole, target.backing_page_bytes));
+  const bool is_there = placed == target.backing_page_bytes;
+  gathering.bytes = is_there ? 0 : offset;
+  return is_there;
 }
 
 }  // namespace pageferry

@@ -65,17 +65,21 @@ class UserfaultMemory {
 
 // A userfaultfd of this process, as QEMU opens one; or without its UFFDIO_API.
 enum class Greeting : std::uint8_t { done, missing };
-inline bool greet(int userfault) {
-  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+inline bool greet(int userfault, std::uint64_t features = 0) {
+  uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
   return ::ioctl(userfault, UFFDIO_API, &api) == 0;
 }
-inline UniqueFd open_userfault(Greeting greeting = Greeting::done) {
+inline UniqueFd open_userfault(Greeting greeting = Greeting::done, std::uint64_t features = 0) {
   UniqueFd userfault(
       static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
   EXPECT_TRUE(userfault.valid()) << std::strerror(errno);
-  const bool greeted = greeting == Greeting::missing || greet(userfault.get());
+  const bool greeted = greeting == Greeting::missing || greet(userfault.get(), features);
   EXPECT_TRUE(greeted) << std::strerror(errno);
   return userfault;
+}
+// One that also tells what its owner removes, as Firecracker opens one.
+inline UniqueFd open_ballooning_userfault() {
+  return open_userfault(Greeting::done, UFFD_FEATURE_EVENT_REMOVE);
 }
 inline UniqueFd duplicate(const UniqueFd& fd) {
   return UniqueFd(::dup(fd.get()));
@@ -100,6 +104,19 @@ inline bool fault_comes(int userfault) {
   pollfd entry{.fd = userfault, .events = POLLIN, .revents = 0};
   return ::poll(&entry, 1, 10'000) == 1 && (entry.revents & POLLIN) != 0;
 }
+
+// A thread that gives memory back to the host, and waits until somebody has heard of it.
+class Remover {
+ public:
+  Remover(const UserfaultMemory& memory, std::uint64_t page, std::uint64_t pages)
+      : thread_([at = memory.page(page), pages] {
+          EXPECT_EQ(::madvise(at, bytes_of_pages(pages), MADV_DONTNEED), 0) << std::strerror(errno);
+        }) {}
+  void wait() { thread_.join(); }
+
+ private:
+  std::jthread thread_;
+};
 
 // A thread that reads one byte of the memory, and waits for it if it is missing. Before it is destroyed, its page must come
 // or the last userfaultfd be closed.

@@ -66,14 +66,6 @@ Result<std::vector<std::byte>> read_whole(const Attempt& attempt, const std::str
   return bytes;
 }
 
-Result<std::unique_ptr<StorageFile>> with_faults(std::unique_ptr<StorageFile> file,
-                                                 const std::vector<StorageFault>& faults,
-                                                 const Clock& clock) {
-  if (faults.empty()) return file;
-  PF_ASSIGN(std::unique_ptr<FaultyFile> faulty, FaultyFile::over(std::move(file), faults, clock));
-  return std::unique_ptr<StorageFile>(std::move(faulty));
-}
-
 // A call into a store that hangs then holds up its own thread, not the one that must hear a cancel.
 Result<std::unique_ptr<StorageFile>> on_its_own_thread(std::unique_ptr<StorageFile> file) {
   PF_ASSIGN(std::unique_ptr<ThreadedFile> apart, ThreadedFile::over(std::move(file), kCloseWait));
@@ -88,6 +80,14 @@ Result<std::unique_ptr<StorageFile>> open_with_faults(const Attempt& attempt,
 }
 
 }  // namespace
+
+Result<std::unique_ptr<StorageFile>> with_faults(std::unique_ptr<StorageFile> file,
+                                                 const std::vector<StorageFault>& faults,
+                                                 const Clock& clock) {
+  if (faults.empty()) return file;
+  PF_ASSIGN(std::unique_ptr<FaultyFile> faulty, FaultyFile::over(std::move(file), faults, clock));
+  return std::unique_ptr<StorageFile>(std::move(faulty));
+}
 
 Result<void> write_attempt_file(const Attempt& attempt, const std::string& file_name,
                                 std::span<const std::byte> bytes) {

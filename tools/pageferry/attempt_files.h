@@ -37,6 +37,11 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
 Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name);
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
 
+// The file as it is, or suffering `faults`. The clock outlives it.
+Result<std::unique_ptr<StorageFile>> with_faults(std::unique_ptr<StorageFile> file,
+                                                 const std::vector<StorageFault>& faults,
+                                                 const Clock& clock);
+
 // The page file suffers `faults` (--inject-store), counted from each opening of it; none is the
 // usual. The clock outlives the file.
 //

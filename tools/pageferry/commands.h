@@ -12,6 +12,7 @@ namespace pageferry {
 ExitCode run_migrate(const MigrateCommand& command, const Clock& clock);
 ExitCode run_send(const SendCommand& command, const Clock& clock);
 ExitCode run_receive(const ReceiveCommand& command, const Clock& clock);
+ExitCode run_firecracker(const FirecrackerCommand& command, const Clock& clock);
 ExitCode run_recover(const RecoverCommand& command, const Clock& clock);
 ExitCode run_status(const StatusCommand& command, const Clock& clock);
 ExitCode run_abort(const AbortCommand& command, const Clock& clock);

@@ -1,12 +1,11 @@
 // inspect: what a page file says about itself, and with --verify whether every page in it is what
 // was written.
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "pager/page_file_verify.h"
 #include "tools/pageferry/commands.h"
+#include "tools/pageferry/memory_source.h"
 #include "tools/pageferry/reporter.h"
-#include "transport/aio_file.h"
 
 namespace pageferry {
 namespace {
@@ -43,13 +42,8 @@ struct OpenFile {
 };
 
 Result<OpenFile> open_page_file(const std::string& path) {
-  const auto slash = path.rfind('/');
-  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
-  const UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return syscall_error("open", directory);
   OpenFile opened;
-  PF_ASSIGN(opened.file, AioFile::open(fd.get(), name, directory, AioOptions{}));
+  PF_ASSIGN(opened.file, open_storage_file(path, AioOptions{}));
   PF_ASSIGN(opened.image, PageFileImage::load(*opened.file, kMapBytesMax, WaitBounds{}));
   return opened;
 }

@@ -22,16 +22,18 @@ Overloaded(Ts...) -> Overloaded<Ts...>;
 
 ExitCode run(const Command& command) {
   const MonotonicClock clock;
-  return std::visit(Overloaded{[&](const MigrateCommand& c) { return run_migrate(c, clock); },
-                               [&](const SendCommand& c) { return run_send(c, clock); },
-                               [&](const ReceiveCommand& c) { return run_receive(c, clock); },
-                               [&](const AgentCommand& c) { return run_agent(c, clock); },
-                               [&](const StatusCommand& c) { return run_status(c, clock); },
-                               [&](const AbortCommand& c) { return run_abort(c, clock); },
-                               [&](const RecoverCommand& c) { return run_recover(c, clock); },
-                               [&](const InspectCommand& c) { return run_inspect(c, clock); },
-                               [&](const CheckCommand& c) { return run_check(c, clock); }},
-                    command);
+  return std::visit(
+      Overloaded{[&](const MigrateCommand& c) { return run_migrate(c, clock); },
+                 [&](const SendCommand& c) { return run_send(c, clock); },
+                 [&](const ReceiveCommand& c) { return run_receive(c, clock); },
+                 [&](const AgentCommand& c) { return run_agent(c, clock); },
+                 [&](const StatusCommand& c) { return run_status(c, clock); },
+                 [&](const AbortCommand& c) { return run_abort(c, clock); },
+                 [&](const FirecrackerCommand& c) { return run_firecracker(c, clock); },
+                 [&](const RecoverCommand& c) { return run_recover(c, clock); },
+                 [&](const InspectCommand& c) { return run_inspect(c, clock); },
+                 [&](const CheckCommand& c) { return run_check(c, clock); }},
+      command);
 }
 
 }  // namespace

@@ -44,6 +44,9 @@ struct RawOptions {
   bool keep = false;
   std::string incoming_command;
   std::string file;
+  std::string firecracker;
+  std::string memory_file;
+  std::string page_file;
 };
 
 std::string default_run_dir() {
@@ -194,6 +197,25 @@ void add_store_and_name(CLI::App& app, RawOptions& raw) {
   app.add_option("--name", raw.name, "name of the VM on the store")->required();
 }
 
+// Two ways to receive: a VM from a store, or the memory of a guest that Firecracker restores. What belongs to the one excludes the other.
+void add_receive(CLI::App& app, RawOptions& raw) {
+  app.add_option("--store", raw.store, "directory on storage that both hosts mount");
+  app.add_option("--name", raw.name, "name of the VM on the store");
+  add_destination(app, raw);
+  CLI::Option* const firecracker =
+      app.add_option("--firecracker", raw.firecracker,
+                     "serve the page faults of a Firecracker that connects to this new socket");
+  for (const char* other : {"--store", "--name", "--placement", "--keep", "--incoming-command"}) {
+    firecracker->excludes(app.get_option(other));
+  }
+  CLI::Option* const memory_file =
+      app.add_option("--memory-file", raw.memory_file, "its memory: the snapshot's memory file");
+  CLI::Option* const page_file =
+      app.add_option("--page-file", raw.page_file, "its memory: a committed page file");
+  memory_file->needs(firecracker)->excludes(page_file);
+  page_file->needs(firecracker);
+}
+
 Subcommands declare(CLI::App& app, RawOptions& raw) {
   Subcommands commands;
   commands.migrate = app.add_subcommand("migrate", "the whole way, from the source host");
@@ -204,8 +226,7 @@ Subcommands declare(CLI::App& app, RawOptions& raw) {
   commands.send = app.add_subcommand("send", "freeze half: page out, release, exit");
   add_source(*commands.send, raw);
   commands.receive = app.add_subcommand("receive", "thaw half: claim, restore, exit when resident");
-  add_store_and_name(*commands.receive, raw);
-  add_destination(*commands.receive, raw);
+  add_receive(*commands.receive, raw);
   commands.agent =
       app.add_subcommand("agent", "the destination's side, spoken to over stdin/stdout");
   commands.status =
@@ -260,9 +281,33 @@ Result<Command> recover_of(const RawOptions& raw) {
   return Command(std::move(command));
 }
 
+Result<Command> firecracker_of(const RawOptions& raw) {
+  FirecrackerCommand command;
+  PF_ASSIGN(command.common, common_of(raw));
+  command.socket = raw.firecracker;
+  command.kind = raw.page_file.empty() ? MemoryFileKind::plain : MemoryFileKind::page_file;
+  command.file = raw.page_file.empty() ? raw.memory_file : raw.page_file;
+  if (command.file.empty()) {
+    return fail(Errc::invalid, "--firecracker needs --memory-file or --page-file");
+  }
+  command.order = find_named(kPrefetchOrderNames, raw.prefetch).value();
+  return Command(std::move(command));
+}
+
+Result<Command> receive_of(const RawOptions& raw) {
+  if (!raw.firecracker.empty()) return firecracker_of(raw);
+  ReceiveCommand command;
+  PF_ASSIGN(command.common, common_of(raw));
+  if (raw.store.empty()) return fail(Errc::invalid, "--store is required");
+  if (raw.name.empty()) return fail(Errc::invalid, "--name is required");
+  PF_ASSIGN(command.destination, destination_of(raw));
+  return Command(std::move(command));
+}
+
 Result<Command> command_of(const Subcommands& commands, const RawOptions& raw) {
   if (commands.migrate->parsed()) return migrate_of(raw);
   if (commands.recover->parsed()) return recover_of(raw);
+  if (commands.receive->parsed()) return receive_of(raw);
   PF_ASSIGN(CommonOptions common, common_of(raw));
   if (commands.agent->parsed()) return Command(AgentCommand{std::move(common)});
   if (commands.inspect->parsed()) {
@@ -273,10 +318,6 @@ Result<Command> command_of(const Subcommands& commands, const RawOptions& raw) {
   if (commands.abort->parsed()) return Command(AbortCommand{std::move(common), raw.name});
   if (commands.status->parsed())
     return Command(StatusCommand{std::move(common), raw.store, raw.name});
-  if (commands.receive->parsed()) {
-    PF_ASSIGN(DestinationOptions destination, destination_of(raw));
-    return Command(ReceiveCommand{std::move(common), std::move(destination)});
-  }
   PF_ASSIGN(SourceOptions source, source_of(raw));
   if (commands.check->parsed()) return Command(CheckCommand{std::move(common), std::move(source)});
   return Command(SendCommand{std::move(common), std::move(source)});

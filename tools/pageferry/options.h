@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tools/pageferry/fail_points.h"
+#include "tools/pageferry/memory_source.h"
 #include "tools/pageferry/reporter.h"
 #include "transport/faulty_file.h"
 #include "transport/os/clock.h"
@@ -70,6 +71,14 @@ struct ReceiveCommand {
   CommonOptions common;
   DestinationOptions destination;
 };
+// receive --firecracker
+struct FirecrackerCommand {
+  CommonOptions common;
+  std::string socket;
+  std::string file;
+  MemoryFileKind kind = MemoryFileKind::plain;
+  PrefetchOrder order = PrefetchOrder::hot;
+};
 struct AgentCommand {
   CommonOptions common;
 };
@@ -99,7 +108,7 @@ struct CheckCommand {
 
 using Command =
     std::variant<MigrateCommand, SendCommand, ReceiveCommand, AgentCommand, StatusCommand,
-                 AbortCommand, RecoverCommand, InspectCommand, CheckCommand>;
+                 AbortCommand, RecoverCommand, InspectCommand, CheckCommand, FirecrackerCommand>;
 
 // Either a command, or text to print and an exit code (help, version, a usage error:
 // ExitCode::usage).

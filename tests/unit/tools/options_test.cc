@@ -131,6 +131,53 @@ TEST(Options, ReceiveTakesAPlacement) {
   EXPECT_EQ(std::get<ReceiveCommand>(*command).destination.placement, PagePlacement::stream);
 }
 
+TEST(Options, ReceiveNeedsAStoreAndAName) {
+  for (const auto& words : {std::initializer_list<const char*>{"receive", "--name", "vm"},
+                            std::initializer_list<const char*>{"receive", "--store", "/s"}}) {
+    auto command = parse(words);
+    ASSERT_FALSE(command);
+    EXPECT_EQ(command.error().code, ExitCode::usage);
+    EXPECT_NE(command.error().text.find("is required"), std::string::npos);
+  }
+}
+
+TEST(Options, ReceiveTakesAFirecrackerAndAMemoryFile) {
+  auto command = parse({"receive", "--firecracker", "/s/uffd", "--memory-file", "/s/mem"});
+  ASSERT_TRUE(command) << command.error().text;
+  const auto& firecracker = std::get<FirecrackerCommand>(*command);
+  EXPECT_EQ(firecracker.socket, "/s/uffd");
+  EXPECT_EQ(firecracker.file, "/s/mem");
+  EXPECT_EQ(firecracker.kind, MemoryFileKind::plain);
+  EXPECT_EQ(firecracker.order, PrefetchOrder::hot);
+}
+
+TEST(Options, ReceiveTakesAFirecrackerAndAPageFile) {
+  auto command = parse(
+      {"receive", "--firecracker", "/s/uffd", "--page-file", "/s/pages", "--prefetch", "none"});
+  ASSERT_TRUE(command) << command.error().text;
+  const auto& firecracker = std::get<FirecrackerCommand>(*command);
+  EXPECT_EQ(firecracker.file, "/s/pages");
+  EXPECT_EQ(firecracker.kind, MemoryFileKind::page_file);
+  EXPECT_EQ(firecracker.order, PrefetchOrder::none);
+}
+
+TEST(Options, AFirecrackerHasOneFileAndNothingOfAStore) {
+  EXPECT_FALSE(parse({"receive", "--firecracker", "/s/uffd"}));
+  EXPECT_FALSE(parse({"receive", "--memory-file", "/m", "--store", "/s", "--name", "vm"}));
+  EXPECT_FALSE(parse({"receive", "--page-file", "/m", "--store", "/s", "--name", "vm"}));
+  const std::vector<std::vector<const char*>> others = {
+      {"--page-file", "/p"},   {"--store", "/s"},          {"--name", "vm"}, {"--keep"},
+      {"--placement", "auto"}, {"--incoming-command", "x"}};
+  for (const auto& other : others) {
+    std::vector<const char*> argv = {"pageferry", "receive",       "--firecracker",
+                                     "/s/uffd",   "--memory-file", "/m"};
+    argv.insert(argv.end(), other.begin(), other.end());
+    auto command = parse_command_line(static_cast<int>(argv.size()), argv.data());
+    ASSERT_FALSE(command) << other[0];
+    EXPECT_EQ(command.error().code, ExitCode::usage) << other[0];
+  }
+}
+
 TEST(Options, UnknownPlacementIsUsage) {
   auto command =
       parse({"migrate", "qemu:/q", "--store", "/s", "--to", "local", "--placement", "uffd"});
