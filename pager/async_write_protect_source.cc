@@ -37,7 +37,11 @@ AsyncWriteProtectSource::AsyncWriteProtectSource(const MemoryLayout& layout,
 
 Result<void> AsyncWriteProtectSource::begin() {
   UniqueFd pagemap(::open(kPagemapPath.data(), O_RDONLY | O_CLOEXEC));
-  if (!pagemap.valid()) return syscall_error("open", kPagemapPath);
+  if (!pagemap.valid()) {
+    Unexpected reason = syscall_error("open", kPagemapPath);
+    reason.value().code = Errc::unsupported;  // no /proc, or a process that may not be looked into
+    return reason;
+  }
   PF_ASSIGN(memory_,
             WriteProtectedMemory::make(layout(), block_addresses_, kFeatures,
                                        WriteProtectedMemory::KernelFaults::answered_by_kernel));

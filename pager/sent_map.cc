@@ -6,33 +6,13 @@
 #include <algorithm>
 #include <bit>
 
+#include "pager/page_words.h"
 #include "transport/os/error.h"
 
 namespace pageferry {
-namespace {
-
-constexpr std::uint64_t kBits = 64;
-constexpr std::uint64_t kAllOnes = ~std::uint64_t{0};
-
-// Calls visit(word index, mask of the run's bits in that word) for each word that the run touches.
-template <typename Visit>
-void for_each_word(PageRun run, Visit visit) {
-  std::uint64_t page = raw(run.first);
-  std::uint64_t left = run.pages;
-  while (left > 0) {
-    const std::uint64_t bit = page % kBits;
-    const std::uint64_t count = std::min(left, kBits - bit);
-    const std::uint64_t mask = (count == kBits ? kAllOnes : (std::uint64_t{1} << count) - 1) << bit;
-    visit(static_cast<std::size_t>(page / kBits), mask);
-    page += count;
-    left -= count;
-  }
-}
-
-}  // namespace
 
 SentMap::SentMap(std::uint64_t pages)
-    : pages_(pages), taken_((pages + kBits - 1) / kBits), sent_((pages + kBits - 1) / kBits) {}
+    : pages_(pages), taken_(words_for_pages(pages)), sent_(words_for_pages(pages)) {}
 
 void SentMap::check_inside(PageRun run) const {
   PF_CHECK(run.pages <= pages_ && raw(run.first) <= pages_ - run.pages);
@@ -40,8 +20,8 @@ void SentMap::check_inside(PageRun run) const {
 
 PageState SentMap::state(PageIndex page) const {
   check_inside({page, 1});
-  const std::size_t word = raw(page) / kBits;
-  const std::uint64_t mask = std::uint64_t{1} << (raw(page) % kBits);
+  const std::size_t word = raw(page) / kPagesPerWord;
+  const std::uint64_t mask = std::uint64_t{1} << (raw(page) % kPagesPerWord);
   if ((sent_[word] & mask) != 0) return PageState::sent;
   return (taken_[word] & mask) != 0 ? PageState::in_flight : PageState::absent;
 }
@@ -82,13 +62,13 @@ std::optional<PageIndex> SentMap::next_absent(PageIndex from, PageIndex end) con
   PF_CHECK(raw(end) <= pages_);
   std::uint64_t page = raw(from);
   while (page < raw(end)) {
-    const std::uint64_t absent = ~taken_[page / kBits] >> (page % kBits);
+    const std::uint64_t absent = ~taken_[page / kPagesPerWord] >> (page % kPagesPerWord);
     if (absent != 0) {
       page += static_cast<std::uint64_t>(std::countr_zero(absent));
       if (page >= raw(end)) return std::nullopt;
       return PageIndex{page};
     }
-    page = (page / kBits + 1) * kBits;
+    page = (page / kPagesPerWord + 1) * kPagesPerWord;
   }
   return std::nullopt;
 }
@@ -98,13 +78,13 @@ std::uint64_t SentMap::absent_run(PageIndex first, std::uint64_t pages_max) cons
   const std::uint64_t end = raw(first) + std::min(pages_max, pages_ - raw(first));
   std::uint64_t page = raw(first);
   while (page < end) {
-    const std::uint64_t bit = page % kBits;
-    const std::uint64_t taken = taken_[page / kBits] >> bit;
+    const std::uint64_t bit = page % kPagesPerWord;
+    const std::uint64_t taken = taken_[page / kPagesPerWord] >> bit;
     if (taken != 0) {
       page += static_cast<std::uint64_t>(std::countr_zero(taken));
       break;
     }
-    page += kBits - bit;
+    page += kPagesPerWord - bit;
   }
   return std::min(page, end) - raw(first);
 }
