@@ -48,9 +48,8 @@ def one_run(name, config, store_root, backed_mib):
         ) as guest:
             guest.wait_ready()
             with EventRecorder(guest) as recorder, measure.SpaceSampler(store) as space:
-                backed = BackedMemory(backed_mib)
-                measure.settle(guest)
-                backed.release_slowly()
+                with BackedMemory(backed_mib):
+                    measure.settle(guest)
                 move = method(guest, store, recorder)
                 if name.startswith("thrown-away"):
                     return {"eviction-s": move.evicted - move.started}
