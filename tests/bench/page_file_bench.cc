@@ -137,14 +137,9 @@ class Bench {
   }
 
   void round_page_file(Round& round) {
-    ::unlinkat(fd_.get(), "pages", 0);
     const MonotonicClock clock;
     const std::uint64_t pages = pages_of_bytes(bytes_);
-    auto writer = must(PageFileWriter::make(new_file(), must(PageFileIds::random()), {}, clock));
-    RamBlock block;
-    block.name = "pc.ram";
-    block.length_bytes = bytes_;
-    must(writer->begin(must(MemoryLayout::make({block}))));
+    auto writer = begun_writer(clock);
     Nanoseconds start = clock.now();
     writer->begin_pass(1);
     for (std::uint64_t i = 0; i < pages; ++i) must(writer->put_page(PageIndex{i}, page(i)));
@@ -169,14 +164,9 @@ class Bench {
   // A guest that stands still, from the first page to the commit.
   Whole whole(Handing handing) {
     constexpr std::uint64_t kRunPages = 256;
-    ::unlinkat(fd_.get(), "pages", 0);
     const MonotonicClock clock;
     const std::uint64_t pages = pages_of_bytes(bytes_);
-    auto writer = must(PageFileWriter::make(new_file(), must(PageFileIds::random()), {}, clock));
-    RamBlock block;
-    block.name = "pc.ram";
-    block.length_bytes = bytes_;
-    must(writer->begin(must(MemoryLayout::make({block}))));
+    auto writer = begun_writer(clock);
     const double cpu_before = cpu_seconds();
     const Nanoseconds start = clock.now();
     writer->begin_pass(1);
@@ -220,6 +210,16 @@ class Bench {
       }
     }
     round.read = static_cast<double>(bytes_) / 1e9 / seconds_since(start);
+  }
+
+  std::unique_ptr<PageFileWriter> begun_writer(const Clock& clock) {
+    ::unlinkat(fd_.get(), "pages", 0);
+    auto writer = must(PageFileWriter::make(new_file(), must(PageFileIds::random()), {}, clock));
+    RamBlock block;
+    block.name = "pc.ram";
+    block.length_bytes = bytes_;
+    must(writer->begin(must(MemoryLayout::make({block}))));
+    return writer;
   }
 
   std::unique_ptr<StorageFile> new_file() {
