@@ -1,9 +1,7 @@
-// As PageFileReader without map and checksums: a read is in flight, waits for its next attempt, or is reported and not yet released.
+// RetriedReads over offsets that are page numbers; a transfer that says it was good is believed.
 #include "pager/memory_file_reader.h"
 
 #include <fmt/format.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +14,6 @@
 namespace pageferry {
 namespace {
 
-constexpr int kRetryFactor = 4;
 constexpr std::size_t kHolesMax = std::size_t{1} << 20;  // finding one takes about a microsecond
 
 Result<MemoryLayout> layout_of_file(const StorageFile& file) {
@@ -82,19 +79,17 @@ Result<void> MemoryFileReader::set_up() {
   staging.demand_slots = options_.demand_slots;
   staging.prefetch_slots = options_.prefetch_slots;
   staging.tail_cache_bytes_max = 0;
-  PF_ASSIGN(memory_, PageReadMemory::make(staging));
-  timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  if (!timer_.valid()) return syscall_error("timerfd_create", file_->name());
-  ready_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
-  if (!ready_.valid()) return syscall_error("epoll_create1", file_->name());
-  for (const int fd : {file_->completion_fd(), timer_.get()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    if (::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-      return syscall_error("epoll_ctl", file_->name());
-    }
-  }
+  PF_ASSIGN(PageReadMemory memory, PageReadMemory::make(staging));
+  const auto check = [](PageRun run, std::span<const std::byte>, Result<void> transfer,
+                        unsigned attempts) -> Result<void> {
+    if (transfer) return {};
+    return with_context(transfer.error(),
+                        fmt::format("page {} (file offset {}), after {} reads", raw(run.first),
+                                    bytes_of_pages(raw(run.first)), attempts));
+  };
+  PF_ASSIGN(reads_,
+            RetriedReads::make(*file_, {std::move(memory.demand), std::move(memory.prefetch)},
+                               {options_.attempts, options_.retry_delay}, clock_, check));
   return {};
 }
 
@@ -103,9 +98,7 @@ MemoryFileReader::~MemoryFileReader() {
   const WaitBounds bounds{nullptr, Deadline::after(real_clock, Seconds(1))};
   std::vector<IoDone> done;
   while (file_->in_flight() > 0 && wait_for_completions(*file_, bounds, done)) done.clear();
-  if (file_->in_flight() == 0) return;
-  memory_.demand->abandon();
-  memory_.prefetch->abandon();
+  if (file_->in_flight() > 0) reads_->abandon();
 }
 
 PageRun MemoryFileReader::contiguous_run(PageIndex page, std::uint64_t pages_max) const {
@@ -123,99 +116,16 @@ Result<std::uint64_t> MemoryFileReader::start_read(PageRun run, ReadClass read_c
     return fail(Errc::invalid, fmt::format("{}: {} pages from page {} do not lie together",
                                            file_->name(), run.pages, raw(run.first)));
   }
-  IoBufferPool& pool = read_class == ReadClass::demand ? *memory_.demand : *memory_.prefetch;
-  IoBuffer buffer = pool.take();
-  if (!buffer) {
-    return fail(Errc::busy,
-                fmt::format("{}: all {} buffers are in use", file_->name(), pool.count()));
-  }
-  const std::uint64_t ticket = next_ticket_++;
-  const auto place = reads_.try_emplace(ticket).first;
-  place->second.run = run;
-  place->second.read_class = read_class;
-  place->second.buffer = std::move(buffer);
-  auto submitted = submit(ticket, place->second);
-  if (submitted) return ticket;
-  reads_.erase(place);
-  return tl::make_unexpected(std::move(submitted).error());
-}
-
-Result<void> MemoryFileReader::submit(std::uint64_t ticket, Read& read) {
-  const IoPriority priority =
-      read.read_class == ReadClass::demand ? IoPriority::demand : IoPriority::background;
-  PF_TRY(file_->submit_read(read.bytes(), bytes_of_pages(raw(read.run.first)), ticket, priority));
-  ++read.attempts;
-  read.state = Read::State::in_flight;
-  return {};
-}
-
-// Reports the read, or lets it wait for its next attempt.
-void MemoryFileReader::settle(std::uint64_t ticket, Read& read, Result<void> outcome,
-                              std::vector<ReadDone>& done) {
-  if (!outcome && read.attempts < options_.attempts) {
-    Nanoseconds delay = options_.retry_delay;
-    for (unsigned i = 1; i < read.attempts; ++i) delay *= kRetryFactor;
-    read.retry_at = clock_.now() + delay;
-    read.state = Read::State::waiting;
-    ++waiting_;
-    return;
-  }
-  read.state = Read::State::reported;
-  ReadDone report{ticket, read.run, read.read_class, std::span<const std::byte>(read.bytes())};
-  if (!outcome) {
-    report.bytes =
-        with_context(outcome.error(),
-                     fmt::format("page {} (file offset {}), after {} reads", raw(read.run.first),
-                                 bytes_of_pages(raw(read.run.first)), read.attempts));
-  }
-  done.push_back(std::move(report));
-}
-
-void MemoryFileReader::restart_due(std::vector<ReadDone>& done) {
-  for (auto& [ticket, read] : reads_) {
-    if (read.state != Read::State::waiting || read.retry_at > clock_.now()) continue;
-    --waiting_;
-    if (Result<void> submitted = submit(ticket, read); !submitted) {
-      ++read.attempts;
-      settle(ticket, read, std::move(submitted), done);
-    }
-  }
-}
-
-// For the next attempt; disarmed, and what it rang before forgotten, when none waits.
-void MemoryFileReader::set_timer() {
-  itimerspec when{};
-  if (waiting_ > 0) {
-    Nanoseconds next = Nanoseconds::max();
-    for (const auto& [ticket, read] : reads_) {
-      if (read.state == Read::State::waiting) next = std::min(next, read.retry_at);
-    }
-    const Nanoseconds left = std::max(next - clock_.now(), Nanoseconds(1));
-    when.it_value.tv_sec = left / Seconds(1);
-    when.it_value.tv_nsec = (left % Seconds(1)).count();
-  }
-  PF_CHECK(::timerfd_settime(timer_.get(), 0, &when, nullptr) == 0);
+  return reads_->start(run, read_class, bytes_of_pages(raw(run.first)));
 }
 
 std::vector<ReadDone> MemoryFileReader::poll() {
   std::vector<ReadDone> done;
   std::vector<IoDone> finished;
   file_->reap(finished);
-  const bool waited = waiting_ > 0;
-  for (IoDone& one : finished) {
-    const auto found = reads_.find(one.tag);
-    PF_CHECK(found != reads_.end());
-    settle(one.tag, found->second, std::move(one.outcome), done);
-  }
-  if (waiting_ > 0) restart_due(done);
-  if (waited || waiting_ > 0) set_timer();
+  for (IoDone& one : finished) reads_->note_done(std::move(one), done);
+  reads_->finish_turn(done);
   return done;
-}
-
-void MemoryFileReader::release(std::uint64_t ticket) {
-  const auto found = reads_.find(ticket);
-  PF_CHECK(found != reads_.end() && found->second.state == Read::State::reported);
-  reads_.erase(found);
 }
 
 }  // namespace pageferry

@@ -8,14 +8,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "pager/page_read_memory.h"
 #include "pager/page_supply.h"
+#include "pager/retried_reads.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
@@ -52,40 +51,21 @@ class MemoryFileReader final : public PageSupply {
   std::uint32_t version(PageIndex page) const override { return is_zero(page) ? 0 : 1; }
   PageRun contiguous_run(PageIndex page, std::uint64_t pages_max) const override;
   Result<std::uint64_t> start_read(PageRun run, ReadClass read_class) override;
-  int ready_fd() const override { return ready_.get(); }
+  int ready_fd() const override { return reads_->ready_fd(); }
   std::vector<ReadDone> poll() override;
-  void release(std::uint64_t ticket) override;
+  void release(std::uint64_t ticket) override { reads_->release(ticket); }
 
  private:
-  struct Read {
-    PageRun run;
-    ReadClass read_class{};
-    IoBuffer buffer;
-    unsigned attempts = 0;
-    Nanoseconds retry_at{0};
-    enum class State : std::uint8_t { in_flight, waiting, reported } state = State::in_flight;
-    std::span<std::byte> bytes() const { return buffer.bytes().first(bytes_of_pages(run.pages)); }
-  };
-
   MemoryFileReader(std::unique_ptr<StorageFile> file, MemoryLayout layout,
                    const MemoryFileReaderOptions& options, const Clock& clock);
   Result<void> set_up();
-  Result<void> submit(std::uint64_t ticket, Read& read);
-  void settle(std::uint64_t ticket, Read& read, Result<void> outcome, std::vector<ReadDone>& done);
-  void restart_due(std::vector<ReadDone>& done);
-  void set_timer();
 
   MemoryFileReaderOptions options_;
   const Clock& clock_;
   MemoryLayout layout_;
   std::vector<bool> holes_;  // by page
-  PageReadMemory memory_;
-  std::map<std::uint64_t, Read> reads_;  // by ticket; before the file that reads into its buffers
-  std::unique_ptr<StorageFile> file_;
-  UniqueFd timer_;
-  UniqueFd ready_;  // epoll over the file's completions and the timer
-  std::uint64_t next_ticket_ = 1;
-  std::size_t waiting_ = 0;
+  std::unique_ptr<RetriedReads> reads_;
+  std::unique_ptr<StorageFile> file_;  // destroyed before the buffers
 };
 
 }  // namespace pageferry

@@ -1,18 +1,11 @@
-// Each read is in one of three states: in flight, waiting for its next attempt, or reported and not
-// yet released. Only in-flight reads belong to the store. A checksum that fails may be a transfer
-// error or a stale cache on the way, so the same bytes are read again, later and later; what still
-// fails then is reported and never handed out.
+// RetriedReads does the reading; here is what is particular to a page file: where a run lies, what proves it, and the tail that
+// is read by itself. What still has the wrong checksum after the last attempt is reported and never handed out.
 //
-// Invariants
-//   R1: no byte is handed out whose page's crc32c was not checked after the transfer that brought
-//   it. R2: a ticket is reported exactly once, and its buffer is the caller's until release(). R3:
-//   the timer is armed whenever a read waits and none of what ready_fd() watches would ring
-//   otherwise.
+// Invariant R1: no byte is handed out whose page's crc32c was not checked after the transfer that brought it (R2 and R3 are
+// RetriedReads').
 #include "pager/page_file_reader.h"
 
 #include <fmt/format.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
 
 #include <algorithm>
 
@@ -21,7 +14,6 @@
 namespace pageferry {
 namespace {
 
-constexpr int kRetryFactor = 4;
 constexpr unsigned kAttemptsMax = 10;
 
 Result<void> check_options(const PageFileReaderOptions& options, unsigned queue_depth) {
@@ -69,22 +61,15 @@ PageFileReader::PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage 
     : options_(options), clock_(clock), image_(std::move(image)), file_(std::move(file)) {}
 
 Result<void> PageFileReader::set_up(PageReadMemory memory) {
-  demand_pool_ = std::move(memory.demand);
-  prefetch_pool_ = std::move(memory.prefetch);
+  PF_ASSIGN(reads_,
+            RetriedReads::make(*file_, {std::move(memory.demand), std::move(memory.prefetch)},
+                               {options_.attempts, options_.retry_delay}, clock_,
+                               [this](PageRun run, std::span<const std::byte> bytes,
+                                      Result<void> transfer, unsigned attempts) {
+                                 return judge(run, bytes, std::move(transfer), attempts);
+                               }));
   tail_ = TailCache::make(image_.header, image_.record, std::move(memory.tail));
   tail_.start_reads(*file_);
-  timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  if (!timer_.valid()) return syscall_error("timerfd_create", file_->name());
-  ready_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
-  if (!ready_.valid()) return syscall_error("epoll_create1", file_->name());
-  for (const int fd : {file_->completion_fd(), timer_.get()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    if (::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-      return syscall_error("epoll_ctl", file_->name());
-    }
-  }
   return {};
 }
 
@@ -99,10 +84,7 @@ PageFileReader::~PageFileReader() {
       if ((one.tag & TailCache::kTagBit) != 0) tail_.note_done(one);
     }
   }
-  if (file_->in_flight() > 0) {
-    demand_pool_->abandon();
-    prefetch_pool_->abandon();
-  }
+  if (file_->in_flight() > 0) reads_->abandon();
 }
 
 PageRun PageFileReader::contiguous_run(PageIndex page, std::uint64_t pages_max) const {
@@ -125,54 +107,29 @@ Result<std::uint64_t> PageFileReader::start_read(PageRun run, ReadClass read_cla
                 fmt::format("{}: {} pages from page {} do not lie together in the file",
                             file_->name(), run.pages, raw(run.first)));
   }
-  if (answer_from_tail(run, read_class)) return answered_.back();
-  if (read_class == ReadClass::prefetch && tail_.expects(image_.map.get(run.first).location)) {
+  if (const auto bytes = find_in_tail(run)) {
+    ++stats_.from_tail_cache;
+    return reads_->answer(run, read_class, *bytes);
+  }
+  const std::uint64_t location = image_.map.get(run.first).location;
+  if (read_class == ReadClass::prefetch && tail_.expects(location)) {
     return fail(Errc::busy, fmt::format("{}: the tail is being read", file_->name()));
   }
-  IoBufferPool& pool = read_class == ReadClass::demand ? *demand_pool_ : *prefetch_pool_;
-  IoBuffer buffer = pool.take();
-  if (!buffer) {
-    return fail(Errc::busy,
-                fmt::format("{}: all {} buffers are in use", file_->name(), pool.count()));
-  }
-  const std::uint64_t ticket = next_ticket_++;
-  const auto place = reads_.try_emplace(ticket).first;
-  place->second.run = run;
-  place->second.read_class = read_class;
-  place->second.buffer = std::move(buffer);
-  place->second.bytes = place->second.buffer.bytes().first(bytes_of_pages(run.pages));
-  if (Result<void> submitted = submit(ticket, place->second); !submitted) {
-    reads_.erase(place);
-    return tl::make_unexpected(submitted.error());
-  }
-  return ticket;
+  return reads_->start(run, read_class, location * kFileBlockBytes);
 }
 
-// True when the run is in the tail cache, proved: its ticket is the last of answered_, and poll() will report it.
-bool PageFileReader::answer_from_tail(PageRun run, ReadClass read_class) {
+std::optional<std::span<const std::byte>> PageFileReader::find_in_tail(PageRun run) const {
   const auto bytes = tail_.find(image_.map.get(run.first).location, run.pages);
-  if (!bytes || !check_pages(run, *bytes, 0)) return false;
-  const std::uint64_t ticket = next_ticket_++;
-  Read& read = reads_[ticket];
-  read.run = run;
-  read.read_class = read_class;
-  read.bytes = *bytes;
-  answered_.push_back(ticket);
-  ++stats_.from_tail_cache;
-  if (answered_.size() == 1) set_timer();
-  return true;
+  if (!bytes || !check_pages(run, *bytes, 0)) return std::nullopt;
+  return bytes;
 }
 
-Result<void> PageFileReader::submit(std::uint64_t ticket, Read& read) {
-  const std::uint64_t offset = image_.map.get(read.run.first).location * kFileBlockBytes;
-  PF_TRY(file_->submit_read(
-      read.buffer.bytes().first(bytes_of_pages(read.run.pages)), offset, ticket,
-      read.read_class == ReadClass::demand ? IoPriority::demand : IoPriority::background));
-  ++read.attempts;
-  ++stats_.reads;
-  stats_.bytes += bytes_of_pages(read.run.pages);
-  read.state = Read::State::in_flight;
-  return {};
+PageFileReaderStats PageFileReader::stats() const {
+  PageFileReaderStats stats = stats_;
+  stats.reads = reads_->stats().reads;
+  stats.bytes = reads_->stats().bytes;
+  stats.given_up = reads_->stats().given_up;
+  return stats;
 }
 
 std::string PageFileReader::describe(PageIndex page) const {
@@ -196,63 +153,15 @@ Result<void> PageFileReader::check_pages(PageRun run, std::span<const std::byte>
   return {};
 }
 
-void PageFileReader::settle(std::uint64_t ticket, Read& read, Result<void> outcome,
-                            std::vector<ReadDone>& done) {
-  if (outcome) {
-    outcome = check_pages(read.run, read.bytes, read.attempts);
-    if (!outcome) ++stats_.checksum_failures;
-  } else {
+Result<void> PageFileReader::judge(PageRun run, std::span<const std::byte> bytes,
+                                   Result<void> transfer, unsigned attempts) {
+  if (!transfer) {
     ++stats_.io_failures;
-    outcome = with_context(outcome.error(), describe(read.run.first));
+    return with_context(transfer.error(), describe(run.first));
   }
-  if (!outcome && read.attempts < options_.attempts) {
-    Nanoseconds delay = options_.retry_delay;
-    for (unsigned i = 1; i < read.attempts; ++i) delay *= kRetryFactor;
-    read.retry_at = clock_.now() + delay;
-    read.state = Read::State::waiting;
-    ++waiting_;
-    return;
-  }
-  read.state = Read::State::reported;
-  ReadDone report{ticket, read.run, read.read_class, std::span<const std::byte>()};
-  if (outcome) {
-    report.bytes = read.bytes;
-  } else {
-    ++stats_.given_up;
-    report.bytes = tl::make_unexpected(outcome.error());
-  }
-  done.push_back(std::move(report));
-}
-
-void PageFileReader::restart_due(std::vector<ReadDone>& done) {
-  // Demand first, also among the second attempts.
-  for (const ReadClass wanted : {ReadClass::demand, ReadClass::prefetch}) {
-    for (auto& [ticket, read] : reads_) {
-      if (read.state != Read::State::waiting || read.read_class != wanted) continue;
-      if (read.retry_at > clock_.now()) continue;
-      --waiting_;
-      if (Result<void> submitted = submit(ticket, read); !submitted) {
-        ++read.attempts;
-        settle(ticket, read, std::move(submitted), done);
-      }
-    }
-  }
-}
-
-// For the next attempt, or at once when an answer waits to be fetched; disarmed, and what it rang before forgotten, when
-// neither is.
-void PageFileReader::set_timer() {
-  Nanoseconds next = answered_.empty() ? Nanoseconds::max() : clock_.now();
-  for (const auto& [ticket, read] : reads_) {
-    if (read.state == Read::State::waiting) next = std::min(next, read.retry_at);
-  }
-  itimerspec when{};
-  if (waiting_ > 0 || !answered_.empty()) {
-    const Nanoseconds left = std::max(next - clock_.now(), Nanoseconds(1));
-    when.it_value.tv_sec = left / Seconds(1);
-    when.it_value.tv_nsec = (left % Seconds(1)).count();
-  }
-  PF_CHECK(::timerfd_settime(timer_.get(), 0, &when, nullptr) == 0);
+  Result<void> proved = check_pages(run, bytes, attempts);
+  if (!proved) ++stats_.checksum_failures;
+  return proved;
 }
 
 std::vector<ReadDone> PageFileReader::poll() {
@@ -265,26 +174,10 @@ std::vector<ReadDone> PageFileReader::poll() {
       tail_.start_reads(*file_);
       continue;
     }
-    const auto found = reads_.find(one.tag);
-    PF_CHECK(found != reads_.end());
-    settle(one.tag, found->second, std::move(one.outcome), done);
+    reads_->note_done(std::move(one), done);
   }
-  const bool timer_may_ring = waiting_ > 0 || !answered_.empty();
-  for (const std::uint64_t ticket : answered_) {
-    Read& read = reads_.at(ticket);
-    read.state = Read::State::reported;
-    done.push_back({ticket, read.run, read.read_class, read.bytes});
-  }
-  answered_.clear();
-  if (waiting_ > 0) restart_due(done);
-  if (timer_may_ring) set_timer();
+  reads_->finish_turn(done);
   return done;
-}
-
-void PageFileReader::release(std::uint64_t ticket) {
-  const auto found = reads_.find(ticket);
-  PF_CHECK(found != reads_.end() && found->second.state == Read::State::reported);
-  reads_.erase(found);
 }
 
 }  // namespace pageferry

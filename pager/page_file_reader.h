@@ -14,8 +14,8 @@
 // write to.
 #pragma once
 
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,10 +23,9 @@
 #include "pager/page_map_preload.h"
 #include "pager/page_read_memory.h"
 #include "pager/page_supply.h"
+#include "pager/retried_reads.h"
 #include "pager/tail_cache.h"
-#include "transport/io_buffer.h"
 #include "transport/os/clock.h"
-#include "transport/os/fd.h"
 #include "transport/storage_file.h"
 
 namespace pageferry {
@@ -70,7 +69,7 @@ class PageFileReader final : public PageSupply {
 
   const CommitRecord& record() const { return image_.record; }
   const PageFileHeader& header() const { return image_.header; }
-  const PageFileReaderStats& stats() const { return stats_; }
+  PageFileReaderStats stats() const;
 
   const MemoryLayout& layout() const override { return image_.layout; }
   bool is_zero(PageIndex page) const override { return image_.map.get(page).is_zero(); }
@@ -80,49 +79,30 @@ class PageFileReader final : public PageSupply {
   PageRun contiguous_run(PageIndex page, std::uint64_t pages_max) const override;
   // Errc::invalid: not a run that lies together in the file, or longer than read_bytes_max.
   Result<std::uint64_t> start_read(PageRun run, ReadClass read_class) override;
-  int ready_fd() const override { return ready_.get(); }
+  int ready_fd() const override { return reads_->ready_fd(); }
   std::vector<ReadDone> poll() override;
-  void release(std::uint64_t ticket) override;
+  void release(std::uint64_t ticket) override { reads_->release(ticket); }
 
  private:
-  struct Read {
-    PageRun run;
-    ReadClass read_class{};
-    IoBuffer buffer;                     // empty when the bytes are in the tail cache
-    std::span<const std::byte> bytes{};  // where they are or will be
-    unsigned attempts = 0;
-    Nanoseconds retry_at{0};
-    enum class State : std::uint8_t { in_flight, waiting, reported } state = State::in_flight;
-  };
-
   PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image,
                  const PageFileReaderOptions& options, const Clock& clock);
   Result<void> set_up(PageReadMemory memory);
-  bool answer_from_tail(PageRun run, ReadClass read_class);
-  Result<void> submit(std::uint64_t ticket, Read& read);
+  // The run's bytes in the tail cache, proved.
+  std::optional<std::span<const std::byte>> find_in_tail(PageRun run) const;
   Result<void> check_pages(PageRun run, std::span<const std::byte> bytes, unsigned attempts) const;
   std::string describe(PageIndex page) const;
-  // Reports the read, or lets it wait for its next attempt.
-  void settle(std::uint64_t ticket, Read& read, Result<void> outcome, std::vector<ReadDone>& done);
-  void restart_due(std::vector<ReadDone>& done);
-  void set_timer();
+  // What becomes of a read: its bytes are proved, or its error says where they lie.
+  Result<void> judge(PageRun run, std::span<const std::byte> bytes, Result<void> transfer,
+                     unsigned attempts);
 
   PageFileReaderOptions options_;
   const Clock& clock_;
   PageFileImage image_;
-  std::unique_ptr<IoBufferPool> demand_pool_;
-  std::unique_ptr<IoBufferPool> prefetch_pool_;
-  std::map<std::uint64_t, Read> reads_;  // by ticket
+  std::unique_ptr<RetriedReads> reads_;
   TailCache tail_;
-  std::vector<std::uint64_t>
-      answered_;  // tickets of reads that the tail cache answered, not reported yet
   std::unique_ptr<StorageFile> file_;  // destroyed before the buffers
-  UniqueFd timer_;
-  UniqueFd ready_;  // epoll over the file's completions and the timer
-  std::uint64_t next_ticket_ = 1;
-  std::size_t waiting_ = 0;
   std::vector<IoDone> io_done_;
-  PageFileReaderStats stats_;
+  PageFileReaderStats stats_;  // without what reads_ counts
 };
 
 }  // namespace pageferry
