@@ -16,6 +16,8 @@ that is measured.
   resident-s       RESUME -> all of the guest's memory is at the destination
   resident-mib-s   guest memory that is not zero / resident-s; no number where all was there before
                    RESUME
+  stopped-ms       how long the machine itself stood still, for each CPU on average (machine_stops.py), from the
+                   start of the move until 5 s after RESUME or until the guest is resident
   storage-mib      space taken on the store at its largest (sampled)
 """
 
@@ -37,6 +39,7 @@ FIGURES = (
     "resident-s",
     "resident-mib-s",
     "storage-mib",
+    "stopped-ms",
 )
 BEFORE_S = 2.0
 AFTER_S = 5.0

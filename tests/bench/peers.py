@@ -2,16 +2,21 @@
 """pageferry beside QEMU's own methods: the same guest, the same machine, one session, interleaved.
 
     tests/bench/peers.py [--runs 9] [--methods precopy-tcp,pageferry,...] [--store DIR]
-                         [--json FILE] [--check] [--cold-memory]
+                         [--json FILE] [--check] [--cold-memory] [--stopped-ms-max 100]
                          [--memory-mib 2048 --fill-mib 1433 --dirty-mib-s 50 --ws-mib 256]
 
 Every run boots a fresh guest (so that no method inherits what another did to the memory), lets it
 run, moves it once, watches it for 5 s, and asks it for its verdict: a run with a bad page or a lost
 heartbeat ends the benchmark. The memory that the destination will take is made ready beforehand, for
-all methods alike (harness/backed_memory.py says why); --cold-memory leaves it as the machine has it. One round goes through all methods, then the next begins, in turned
+all methods alike (harness/backed_memory.py says why); --cold-memory leaves it as the machine has it. The source's
+QEMU is ended when all is measured, for all methods alike: it would be another host's work. One round goes through all methods, then the next begins, in turned
 order; so what else happens on the machine meets all methods alike. measure.py defines every figure,
 methods.py says how each method is run. raw-write/raw-read are the storage's O_DIRECT speed,
 measured in every round.
+
+stopped-ms says how long the machine itself stood still during a run (harness/machine_stops.py). A run in
+which that is more than --stopped-ms-max is made again, whatever the method, at most twice; it is printed
+and kept in the JSON file as "disturbed", and does not count.
 
 --check compares the medians with the bounds that the project has set itself and ends with 1 if one
 is missed.
@@ -26,6 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
@@ -35,7 +41,11 @@ import methods  # noqa: E402
 import raw_disk  # noqa: E402
 from backed_memory import BackedMemory  # noqa: E402
 from event_recorder import EventRecorder  # noqa: E402
+from machine_stops import MachineStops  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
+
+
+_RUNS_AGAIN_MAX = 2
 
 
 def one_run(name, config, store_root, backed_mib):
@@ -47,20 +57,42 @@ def one_run(name, config, store_root, backed_mib):
             config, directory
         ) as guest:
             guest.wait_ready()
-            with EventRecorder(guest) as recorder, measure.SpaceSampler(store) as space:
-                with BackedMemory(backed_mib):
-                    measure.settle(guest)
+            with EventRecorder(guest) as recorder, measure.SpaceSampler(
+                store
+            ) as space, MachineStops() as stops, BackedMemory(backed_mib) as backed:
+                measure.settle(guest)
+                backed.release_as_taken()
                 move = method(guest, store, recorder)
                 if name.startswith("thrown-away"):
-                    return {"eviction-s": move.evicted - move.started}
+                    stopped_ms = stops.ms_per_cpu(move.started, move.evicted)
+                    return {"eviction-s": move.evicted - move.started, "stopped-ms": stopped_ms}
                 recorder.wait("RESUME", move.started, 30)
                 time.sleep(measure.AFTER_S + 0.2)
             wrong = guest.verdict()
             if wrong:
                 raise SystemExit(f"{name}: the guest is not well: {wrong}\n{guest.qemu_log()}")
-            return measure.figures(guest, move, recorder, space.largest)
+            figures = measure.figures(guest, move, recorder, space.largest)
+            until = max(move.resident, recorder.times("RESUME", move.started)[-1][0] + measure.AFTER_S)
+            figures["stopped-ms"] = stops.ms_per_cpu(move.started, until)
+            return figures
     finally:
         shutil.rmtree(store)
+
+
+def undisturbed_run(label, stopped_ms_max, disturbed, run):
+    """The figures of a run during which the machine ran on; of the last one, if there was none."""
+    for again in range(_RUNS_AGAIN_MAX + 1):
+        figures = run()
+        is_disturbed = figures["stopped-ms"] > stopped_ms_max
+        print(
+            f"{label}: "
+            + " ".join(f"{key}={value:.4g}" for key, value in figures.items())
+            + (" DISTURBED" if is_disturbed else ""),
+            flush=True,
+        )
+        if not is_disturbed or again == _RUNS_AGAIN_MAX:
+            return figures
+        disturbed.append(figures)
 
 
 def summary(runs):
@@ -166,6 +198,12 @@ def main():
     parser.add_argument(
         "--cold-memory", action="store_true", help="do not make the destination's memory ready"
     )
+    parser.add_argument(
+        "--stopped-ms-max",
+        type=float,
+        default=100,
+        help="a run during which the machine stood still for longer is made again",
+    )
     parser.add_argument("--memory-mib", type=int, default=2048)
     parser.add_argument("--fill-mib", type=int, default=1433)
     parser.add_argument("--dirty-mib-s", type=int, default=50)
@@ -179,6 +217,7 @@ def main():
 
     backed_mib = 0 if arguments.cold_memory else arguments.memory_mib + 256
     runs = {name: [] for name in names}
+    disturbed = {name: [] for name in names}
     raw = []
     for number in range(arguments.runs):
         raw.append(raw_disk.speeds(arguments.store))
@@ -192,17 +231,20 @@ def main():
                 dirty_mib_s=arguments.dirty_mib_s,
                 dirty_ws_mib=arguments.ws_mib,
             )
-            figures = one_run(name, config, arguments.store, backed_mib)
-            runs[name].append(figures)
-            print(
-                f"{number + 1}/{arguments.runs} {name}: "
-                + " ".join(f"{key}={value:.4g}" for key, value in figures.items()),
-                flush=True,
+            runs[name].append(
+                undisturbed_run(
+                    f"{number + 1}/{arguments.runs} {name}",
+                    arguments.stopped_ms_max,
+                    disturbed[name],
+                    partial(one_run, name, config, arguments.store, backed_mib),
+                )
             )
 
     summaries = {name: summary(values) for name, values in runs.items()}
     raw_write, raw_read = (statistics.median(column) for column in zip(*raw))
     print_table(summaries)
+    made_again = {name: len(values) for name, values in disturbed.items() if values}
+    print(f"made again because the machine stood still: {made_again or 'none'}")
     print(f"raw O_DIRECT: write {raw_write:.0f} MiB/s, read {raw_read:.0f} MiB/s")
     rows = bounds(summaries, raw_write, raw_read)
     for what, measured, bound, holds in rows:
@@ -220,6 +262,7 @@ def main():
                 {
                     "machine": where,
                     "runs": runs,
+                    "disturbed": disturbed,
                     "summary": summaries,
                     "raw": {"write": raw_write, "read": raw_read},
                 },

@@ -43,10 +43,9 @@ def one(memory_mib, arguments):
             config, directory
         ) as guest:
             guest.wait_ready()
-            backed = BackedMemory(memory_mib + 256)
-            time.sleep(1)
-            backed.release_slowly()
-            with EventRecorder(guest) as recorder:
+            with BackedMemory(memory_mib + 256) as backed, EventRecorder(guest) as recorder:
+                time.sleep(1)
+                backed.release_as_taken()
                 outcome = ferry.migrate(guest, store)
                 if outcome.code != 0:
                     raise SystemExit(f"{memory_mib} MiB: {outcome.explain()}\n{guest.qemu_log()}")
