@@ -46,7 +46,7 @@ enum class HookState : std::uint8_t {
 struct HookSlot {
   std::uint64_t guest_address = 0;
   std::uint64_t host_address = 0;  // in the VMM's address space
-  UniqueFd memory;                 // for reading only; invalid: anonymous memory of the VMM's process
+  UniqueFd memory;  // for reading only; invalid: anonymous memory of the VMM's process
   std::uint64_t memory_offset_bytes = 0;
 };
 

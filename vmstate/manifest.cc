@@ -28,7 +28,7 @@ constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
 
 json source_to_json(const VmManifest& manifest) {
-  const QemuProcess& source = manifest.source;
+  const VmmProcess& source = manifest.source;
   return {{"host", manifest.source_host},
           {"boot-id", manifest.source_boot_id},
           {"pid", source.identity.pid},
@@ -84,7 +84,7 @@ Result<void> attempt_from_json(const json& object, VmManifest& manifest) {
 
 Result<void> source_from_json(const json& object, VmManifest& manifest) {
   JsonMembers source(object, kFormat, "source");
-  QemuProcess& process = manifest.source;
+  VmmProcess& process = manifest.source;
   manifest.source_host = source.text("host", 1, kHostNameBytesMax);
   manifest.source_boot_id = source.text("boot-id", kUuidBytes, kUuidBytes);
   process.identity.pid = static_cast<int>(source.number("pid", 1, kPidMax));

@@ -29,7 +29,7 @@ struct VmManifest {
   std::uint64_t epoch = 0;
   std::string source_host;
   std::string source_boot_id;
-  QemuProcess source;
+  VmmProcess source;
   std::uint32_t qemu_version = 0;  // major * 10000 + minor * 100 + micro
   std::string machine_type;        // versioned
   nlohmann::json machine;          // describe_machine(); an object

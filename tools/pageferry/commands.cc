@@ -105,7 +105,8 @@ ExitCode run_receive(const ReceiveCommand& command, const Clock& clock) {
     reporter.error(lock.error());
     return ExitCode::refused;
   }
-  return run_recovery(RecoverCommand{command.common, command.destination, ""}, reporter, clock);
+  return run_recovery(RecoverCommand{command.common, command.destination, std::nullopt}, reporter,
+                      clock);
 }
 
 ExitCode run_recover(const RecoverCommand& command, const Clock& clock) {

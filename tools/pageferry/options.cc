@@ -70,7 +70,7 @@ void add_common(CLI::App& app, RawOptions& raw) {
 }
 
 void add_source(CLI::App& app, RawOptions& raw) {
-  app.add_option("vm", raw.vm, "the VM: qemu:QMP_SOCKET")->required();
+  app.add_option("vm", raw.vm, "the VM: qemu:QMP_SOCKET or hook:SOCKET")->required();
   app.add_option("--store", raw.store, "directory on storage that both hosts mount")->required();
   app.add_option("--name", raw.name, "name of the VM on the store (default: its UUID)");
   app.add_option("--bandwidth", raw.bandwidth_mib_per_s, "limit for the page-out, MiB/s (0: none)")
@@ -109,14 +109,6 @@ void add_destination(CLI::App& app, RawOptions& raw) {
       "starts the destination VMM: CMD ... -S -qmp unix:{qmp},server=on,wait=off -incoming defer");
 }
 
-Result<std::string> socket_of(const std::string& vm) {
-  constexpr std::string_view kPrefix = "qemu:";
-  if (!vm.starts_with(kPrefix) || vm.size() == kPrefix.size()) {
-    return fail(Errc::invalid, fmt::format("VM '{}' is not of the form qemu:QMP_SOCKET", vm));
-  }
-  return vm.substr(kPrefix.size());
-}
-
 Result<void> check_name(const std::string& name) {
   constexpr std::size_t kNameBytesMax = 128;
   const auto good = [](char c) {
@@ -153,7 +145,7 @@ Result<CommonOptions> common_of(const RawOptions& raw) {
 
 Result<SourceOptions> source_of(const RawOptions& raw) {
   SourceOptions source;
-  PF_ASSIGN(source.vm_socket, socket_of(raw.vm));
+  PF_ASSIGN(source.vm, parse_vm_address(raw.vm));
   PF_TRY(check_name(raw.name));
   source.store = raw.store;
   source.name = raw.name;
@@ -238,7 +230,8 @@ Subcommands declare(CLI::App& app, RawOptions& raw) {
   commands.recover = app.add_subcommand("recover", "bring a broken hand-off or restore to its end");
   add_store_and_name(*commands.recover, raw);
   add_destination(*commands.recover, raw);
-  commands.recover->add_option("vm", raw.vm, "the VMM, if the records do not say: qemu:QMP_SOCKET");
+  commands.recover->add_option(
+      "vm", raw.vm, "the VMM, if the records do not say: qemu:QMP_SOCKET or hook:SOCKET");
   commands.inspect = app.add_subcommand("inspect", "print and prove a page file");
   commands.inspect->add_option("file", raw.file, "the page file")->required();
   commands.inspect->add_flag("--verify", raw.verify, "read every page and prove its checksum");
@@ -276,7 +269,7 @@ Result<Command> recover_of(const RawOptions& raw) {
   PF_ASSIGN(command.common, common_of(raw));
   PF_ASSIGN(command.destination, destination_of(raw));
   if (!raw.vm.empty()) {
-    PF_ASSIGN(command.vm_socket, socket_of(raw.vm));
+    PF_ASSIGN(command.vm, parse_vm_address(raw.vm));
   }
   return Command(std::move(command));
 }

@@ -144,7 +144,7 @@ Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& befo
     }
   }
   auto sockets = leftover_monitors(command_.common.run_dir, command_.destination.name);
-  if (!command_.vm_socket.empty()) sockets.push_back(command_.vm_socket);
+  if (command_.vm) sockets.push_back(command_.vm->socket);
   for (const std::string& socket : sockets) {
     auto qmp = QmpClient::connect(socket, Deadline::after(clock_, Seconds(2)));
     if (!qmp) continue;  // nobody listens there, or it was looked at above

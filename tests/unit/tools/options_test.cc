@@ -34,7 +34,7 @@ TEST(Options, MigrateNeedsTheFormOfTheVm) {
 }
 
 TEST(Options, MigrateTakesTheSocketOutOfTheVm) {
-  EXPECT_EQ(migrate_with({}).source.vm_socket, "/q");
+  EXPECT_EQ(migrate_with({}).source.vm.socket, "/q");
 }
 
 TEST(Options, BandwidthIsInMebibytes) {
