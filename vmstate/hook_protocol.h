@@ -84,7 +84,7 @@ struct Request {
   std::uint64_t limit_ms = 0;          // pause; 0: none
   std::uint64_t epoch = 0;             // commit, resume
   std::uint64_t state_bytes = 0;       // load_state
-  std::string attempt_id;              // load_state
+  std::string attempt_id = {};         // load_state
   friend bool operator==(const Request&, const Request&) = default;
 };
 
