@@ -37,6 +37,8 @@ struct CaptureOptions {
   Milliseconds target_downtime{30};
   unsigned passes_max = 60;  // then: not_converging is reported to the observer
   std::uint64_t epoch = 0;   // that is released by commit_source()
+  // From the stop of the guest to commit_source(); 0: none. A VMM that can keeps it too, should we be stopped ourselves.
+  Milliseconds blackout_limit{0};
   // How fast the sink's store has been, bytes/s, 0: not known yet. From any thread. Absent: it is measured from the passes.
   std::function<std::uint64_t()> sink_bytes_per_s{};
 };

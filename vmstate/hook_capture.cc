@@ -205,8 +205,8 @@ Result<void> HookCapture::abort() {
     }
     if ((*look)->vm().state == HookState::running) return {};
     if (bound.passed()) {
-      return fail(Errc::timeout, fmt::format("VMM {} does not say that its guest runs again",
-                                             client_.vm().pid));
+      return fail(Errc::timeout,
+                  fmt::format("VMM {} does not say that its guest runs again", client_.vm().pid));
     }
     ::poll(nullptr, 0, kLookIntervalMs);
   }

@@ -97,8 +97,7 @@ Result<std::uint64_t> HookMemory::put(PageRun run, PageSink& sink) {
 
 Result<std::uint64_t> HookMemory::put_mapped(std::size_t number, PageRun run, PageSink& sink) {
   Block& block = blocks_[number];
-  const std::uint64_t offset =
-      bytes_of_pages(run.first - vm_.layout.blocks()[number].first_page);
+  const std::uint64_t offset = bytes_of_pages(run.first - vm_.layout.blocks()[number].first_page);
   if (holes_ == Holes::looked_up) {
     if (offset < block.known.begin || offset >= block.known.end) {
       block.known = look_up(number, offset);

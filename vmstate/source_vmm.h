@@ -70,9 +70,13 @@ class SourceVmm {
   const SourceFacts facts_;
 };
 
+// `look`: beside somebody who moves it, where the VMM has room for that; no capture then.
+enum class VmmUse : std::uint8_t { move, look };
+
 // Connects and asks who it is. `name`: on the store; empty: the VMM's own (QEMU: the UUID). Errors: not_found, busy, vmm, gone;
 // invalid: it has no name that can be used.
 Result<std::unique_ptr<SourceVmm>> connect_source_vmm(const VmAddress& address,
-                                                      const std::string& name, const Clock& clock);
+                                                      const std::string& name, VmmUse use,
+                                                      const Clock& clock);
 
 }  // namespace pageferry

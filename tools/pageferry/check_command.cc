@@ -77,7 +77,7 @@ Result<std::vector<Finding>> look(const SourceOptions& options, const Clock& clo
   std::vector<Finding> findings;
   add_store(options.store, findings);
   PF_ASSIGN(const std::unique_ptr<SourceVmm> vm,
-            connect_source_vmm(options.vm, options.name, clock));
+            connect_source_vmm(options.vm, options.name, VmmUse::look, clock));
   const SourceFacts& facts = vm->facts();
   findings.push_back({Severity::note, "vm",
                       fmt::format("{}, pid {}, {}, {}", facts.name, facts.process.identity.pid,

@@ -69,7 +69,7 @@ ExitCode SourceMigration::run() {
 }
 
 Result<void> SourceMigration::open() {
-  PF_ASSIGN(vm_, connect_source_vmm(options_.vm, options_.name, clock_));
+  PF_ASSIGN(vm_, connect_source_vmm(options_.vm, options_.name, VmmUse::move, clock_));
   PF_ASSIGN(lock_, VmLock::acquire(common_.run_dir, name() + ".source"));
   PF_ASSIGN(const auto findings, vm_->preflight(DestinationHost::same));
   for (const Finding& finding : findings) {
@@ -133,6 +133,7 @@ Result<void> SourceMigration::setup() {
   capture.max_downtime = options_.max_downtime;
   capture.target_downtime = std::min(capture.target_downtime, options_.max_downtime);
   capture.epoch = raw(epoch_);
+  capture.blackout_limit = options_.blackout_limit;
   capture.sink_bytes_per_s = [this] { return writer_->stats().write_bytes_per_s; };
   PF_ASSIGN(std::unique_ptr<Capture> made, vm_->make_capture(*writer_, *this, capture));
   {
