@@ -32,6 +32,7 @@
 #include "pager/removal_reports.h"
 #include "pager/removed_pages.h"
 #include "pager/touch_record.h"
+#include "pager/unproved_page_policy.h"
 #include "pager/userfault_outlet.h"
 #include "transport/cancel_signal.h"
 #include "transport/os/clock.h"
@@ -55,18 +56,6 @@ struct UserfaultVmm {
   // connection is, where the process is not given. The connection is never read from.
   int process_fd = -1;     // a pidfd
   int connection_fd = -1;  // a socket
-};
-
-enum class ServeUntil : std::uint8_t {
-  all_there,  // every page is there: the VMM closes its userfaultfd then
-  vmm_ends,   // removals must be heard, and removed pages be made zero, as long as the VMM lives
-};
-
-// What becomes of a page that cannot be proved.
-enum class BadPages : std::uint8_t {
-  end_service,    // serve() returns the error; whoever waits goes on waiting
-  leave_waiting,  // reported (figures); who waits for it waits, and it is read again each second; all others are served
-  poison,  // who touches it gets SIGBUS, a guest a machine check (UFFDIO_POISON, Linux 6.6; where that is missing: leave_waiting)
 };
 
 struct UserfaultPageInOptions {
@@ -129,7 +118,6 @@ class UserfaultPageIn {
                   RemovalReports* reports, const UserfaultPageInOptions& options, SentMap there,
                   const Clock& clock);
   Result<void> turn();
-  Result<void> handle_bad_pages();
   void choose_pace();
   Result<void> wait_for_event(const CancelSignal& stop, Nanoseconds tell_at);
   Nanoseconds wait_limit(Nanoseconds tell_at) const;
@@ -139,7 +127,8 @@ class UserfaultPageIn {
   const Clock& clock_;
   const Nanoseconds started_at_;
   const MemoryLayout* layout_;
-  const UserfaultPageInOptions options_;
+  const ServeUntil serve_until_;
+  const Nanoseconds tell_interval_;
   const int process_fd_;
   const int connection_fd_;
   const std::uint64_t pages_found_;
@@ -149,7 +138,9 @@ class UserfaultPageIn {
   UserfaultOutlet placing_;
   BallooningOutlet outlet_;
   PageIn page_in_;
-  UniqueFd wake_;  // rung by other threads
+  UnprovedPagePolicy bad_pages_;
+  std::vector<PageRun> faults_;  // of one turn
+  UniqueFd wake_;                // rung by other threads
   bool heard_its_end_ = false;
 
   // Prefetch is gentle before this time; max: only recent pages for now.
