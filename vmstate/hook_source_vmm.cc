@@ -23,11 +23,11 @@ constexpr std::string_view kNoUuid = "00000000-0000-0000-0000-000000000000";
 // As docs/ownership-protocol.md: a directory on the store.
 Result<void> check_vm_name(const std::string& name) {
   constexpr std::size_t kNameBytesMax = 128;
-  constexpr std::string_view kFirst =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+  constexpr std::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   const bool good = !name.empty() && name.size() <= kNameBytesMax &&
-                    kFirst.find(name.front()) != std::string_view::npos &&
-                    name.find_first_not_of(std::string(kFirst) + "._-") == std::string::npos;
+                    kAllowed.find(name.front()) < kAllowed.find('.') &&
+                    name.find_first_not_of(kAllowed) == std::string::npos;
   if (good) return {};
   return fail(
       Errc::invalid,

@@ -28,19 +28,19 @@ Unexpected corrupt(std::string_view what) {
 }  // namespace
 
 std::vector<std::byte> encode_hook_state(std::string_view machine, View state) {
-  std::vector<std::byte> out;
-  out.reserve(kHeaderBytes + machine.size() + state.size() + kCrcBytes);
+  std::vector<std::byte> out(kHeaderBytes + machine.size() + state.size() + kCrcBytes);
+  const std::span<std::byte> bytes(out);
   const auto magic = std::as_bytes(std::span(kMagic));
-  out.insert(out.end(), magic.begin(), magic.end());
-  put_le(out, kVersion);
-  put_le(out, static_cast<std::uint32_t>(machine.size()));
-  put_le(out, static_cast<std::uint64_t>(state.size()));
-  put_le(out, std::uint32_t{0});
-  put_le(out, crc32c(View(out)));
+  std::copy(magic.begin(), magic.end(), out.begin());
+  store_le(bytes, 8, kVersion);
+  store_le(bytes, 12, static_cast<std::uint32_t>(machine.size()));
+  store_le(bytes, 16, std::uint64_t{state.size()});
+  store_le(bytes, kHeaderCrcOffset, crc32c(bytes.first(kHeaderCrcOffset)));
   const auto text = std::as_bytes(std::span(machine));
-  out.insert(out.end(), text.begin(), text.end());
-  out.insert(out.end(), state.begin(), state.end());
-  put_le(out, crc32c(View(out).subspan(kHeaderBytes)));
+  const std::span<std::byte> body = bytes.subspan(kHeaderBytes, machine.size() + state.size());
+  const auto behind_text = std::copy(text.begin(), text.end(), body.begin());
+  std::copy(state.begin(), state.end(), behind_text);
+  store_le(bytes, kHeaderBytes + body.size(), crc32c(body));
   return out;
 }
 
@@ -50,16 +50,16 @@ Result<HookDeviceState> decode_hook_state(View bytes) {
   }
   const auto magic = std::as_bytes(std::span(kMagic));
   if (!std::equal(magic.begin(), magic.end(), bytes.begin())) return corrupt("wrong magic");
-  const auto version = get_le<std::uint32_t>(bytes, 8);
+  const auto version = load_le<std::uint32_t>(bytes, 8);
   if (version != kVersion) {
     return fail(Errc::version,
                 fmt::format("hook state file: version {}, known is {}", version, kVersion));
   }
-  if (get_le<std::uint32_t>(bytes, kHeaderCrcOffset) != crc32c(bytes.first(kHeaderCrcOffset))) {
+  if (load_le<std::uint32_t>(bytes, kHeaderCrcOffset) != crc32c(bytes.first(kHeaderCrcOffset))) {
     return corrupt("wrong checksum of the header");
   }
-  const auto machine_bytes = get_le<std::uint32_t>(bytes, 12);
-  const auto state_bytes = get_le<std::uint64_t>(bytes, 16);
+  const auto machine_bytes = load_le<std::uint32_t>(bytes, 12);
+  const auto state_bytes = load_le<std::uint64_t>(bytes, 16);
   if (machine_bytes == 0 || machine_bytes > hook_protocol::kMachineBytesMax) {
     return corrupt(fmt::format("machine text of {} bytes, limit {}", machine_bytes,
                                hook_protocol::kMachineBytesMax));
@@ -68,13 +68,13 @@ Result<HookDeviceState> decode_hook_state(View bytes) {
     return corrupt(
         fmt::format("state of {} bytes, limit {}", state_bytes, hook_protocol::kStateBytesMax));
   }
-  if (get_le<std::uint32_t>(bytes, 24) != 0) return corrupt("bytes 24 to 27 are not zero");
+  if (load_le<std::uint32_t>(bytes, 24) != 0) return corrupt("bytes 24 to 27 are not zero");
   if (bytes.size() != kHeaderBytes + machine_bytes + state_bytes + kCrcBytes) {
     return corrupt(fmt::format("{} bytes, its header says {}", bytes.size(),
                                kHeaderBytes + machine_bytes + state_bytes + kCrcBytes));
   }
   const View body = bytes.subspan(kHeaderBytes, machine_bytes + state_bytes);
-  if (get_le<std::uint32_t>(bytes, bytes.size() - kCrcBytes) != crc32c(body)) {
+  if (load_le<std::uint32_t>(bytes, bytes.size() - kCrcBytes) != crc32c(body)) {
     return corrupt("wrong checksum");
   }
   HookDeviceState read;

@@ -79,7 +79,8 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
   return write_attempt_file(attempt, file_name, std::as_bytes(std::span(text)));
 }
 
-Result<std::vector<std::byte>> read_attempt_file(const Attempt& attempt, const std::string& file_name) {
+Result<std::vector<std::byte>> read_attempt_file(const Attempt& attempt,
+                                                 const std::string& file_name) {
   const std::string path = path_of(attempt, file_name);
   const UniqueFd fd(
       ::openat(attempt.directory.get(), file_name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));

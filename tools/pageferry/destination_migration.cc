@@ -142,8 +142,9 @@ Result<TakeOver> DestinationMigration::take_over(Epoch epoch, const GuestState& 
 Result<void> DestinationMigration::check_vmm_lives() const {
   PF_ASSIGN(const bool alive, is_alive(vmm_->process()));
   if (alive) return {};
-  return fail(Errc::gone, fmt::format("the destination's VMM (pid {}) died: {}", vmm_->process().pid,
-                                      last_lines_of(run_directory_ + "/qemu.log", kLogLines)));
+  return fail(Errc::gone,
+              fmt::format("the destination's VMM (pid {}) died: {}", vmm_->process().pid,
+                          last_lines_of(run_directory_ + "/qemu.log", kLogLines)));
 }
 
 Result<TakeOver> DestinationMigration::claim_and_run(Epoch epoch, const GuestState& state) {
