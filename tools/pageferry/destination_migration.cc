@@ -53,7 +53,9 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
             read_attempt_text(*attempt_, std::string(kManifestFileName)));
   PF_ASSIGN(manifest_, decode_manifest(manifest));
   std::vector<std::byte> prepare_file;
-  if (!manifest_.hook) PF_ASSIGN(prepare_file, read_attempt_file(*attempt_, kPrepareFileName));
+  if (!manifest_.hook) {
+    PF_ASSIGN(prepare_file, read_attempt_file(*attempt_, kPrepareFileName));
+  }
   PF_TRY(start_vmm());
   if (const auto found = vmm_->differences(); !found.empty()) {
     return fail(Errc::invalid,
