@@ -9,8 +9,8 @@
 namespace pageferry::demo {
 namespace {
 
-constexpr std::uint64_t kTableFlags = 0x63;  // present, writable, accessed, dirty
-constexpr std::uint64_t kHugeFlags = 0xe3;   // and 2 MiB
+constexpr std::uint64_t kTableFlags = 0x67;  // present, writable, for user mode, accessed, dirty
+constexpr std::uint64_t kHugeFlags = 0xe7;   // and 2 MiB
 constexpr std::uint64_t kEntriesInTable = 512;
 constexpr std::uint64_t kDirectories = kPageTablesAddress + 2 * kGuestPageBytes;
 static_assert(kDirectories + kGuestAddressGibMax * kGuestPageBytes <= kEntriesAddress);

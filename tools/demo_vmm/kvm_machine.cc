@@ -3,7 +3,7 @@
 // just that and comes back with EINTR; only then are its registers whole. `immediate_exit` also closes the gap in which a signal comes
 // after the last look at a flag and before KVM_RUN.
 //
-// The guest uses general registers and CR2, no vectors, no interrupts and no MSRs: REGS and SREGS are all of its state.
+// The guest uses general registers and one of SSE, no interrupts and no MSRs: REGS, SREGS and FPU are all of its state.
 #include "tools/demo_vmm/kvm_machine.h"
 
 #include <fcntl.h>
@@ -41,20 +41,21 @@ bool get(const VcpuState& state, std::size_t index, StatePiece::Kind kind, T& va
 void set_long_mode(kvm_sregs& special) {
   kvm_segment segment{};
   segment.limit = 0xffffffff;
-  segment.selector = 0x10;
+  segment.selector = 0x2b;
+  segment.dpl = 3;
   segment.type = 3;  // data, writable, accessed
   segment.present = 1;
   segment.s = 1;
   segment.db = 1;
   segment.g = 1;
   special.ds = special.es = special.fs = special.gs = special.ss = segment;
-  segment.selector = 8;
+  segment.selector = 0x33;
   segment.type = 11;  // code, readable, accessed
   segment.db = 0;
   segment.l = 1;
   special.cs = segment;
   special.cr3 = kPageTablesAddress;
-  special.cr4 = 0x20;        // PAE
+  special.cr4 = 0x220;       // PAE, OSFXSR: the guest keeps a counter in xmm15
   special.cr0 = 0x80010033;  // PG, WP, NE, ET, MP, PE
   special.efer = 0x500;      // LMA, LME
 }
@@ -114,7 +115,7 @@ Result<void> KvmVcpu::set_first_registers() {
   if (::ioctl(fd_.get(), KVM_SET_SREGS, &special) != 0) return syscall_error("KVM_SET_SREGS", "vCPU");
   kvm_regs registers{};
   registers.rip = kCodeAddress;
-  registers.rflags = 2;  // its one fixed bit
+  registers.rflags = 0x3202;  // its one fixed bit, interrupts (there are none), ports for user mode
   registers.rdi = number_;
   registers.rsp = kStacksAddress + (number_ + 1) * kStackBytes - sizeof(std::uint64_t);
   if (::ioctl(fd_.get(), KVM_SET_REGS, &registers) != 0) return syscall_error("KVM_SET_REGS", "vCPU");
@@ -193,18 +194,22 @@ Result<VcpuState> KvmVcpu::save() {
             piece_of<kvm_regs>(fd_.get(), KVM_GET_REGS, Kind::kvm_regs, "KVM_GET_REGS"));
   PF_ASSIGN(StatePiece sregs,
             piece_of<kvm_sregs>(fd_.get(), KVM_GET_SREGS, Kind::kvm_sregs, "KVM_GET_SREGS"));
-  return VcpuState{std::move(regs), std::move(sregs)};
+  PF_ASSIGN(StatePiece fpu, piece_of<kvm_fpu>(fd_.get(), KVM_GET_FPU, Kind::kvm_fpu, "KVM_GET_FPU"));
+  return VcpuState{std::move(regs), std::move(sregs), std::move(fpu)};
 }
 
 Result<void> KvmVcpu::load(const VcpuState& state) {
   kvm_regs regs{};
   kvm_sregs sregs{};
-  const bool fits = state.size() == 2 && get(state, 0, StatePiece::Kind::kvm_regs, regs) &&
-                    get(state, 1, StatePiece::Kind::kvm_sregs, sregs);
+  kvm_fpu fpu{};
+  const bool fits = state.size() == 3 && get(state, 0, StatePiece::Kind::kvm_regs, regs) &&
+                    get(state, 1, StatePiece::Kind::kvm_sregs, sregs) &&
+                    get(state, 2, StatePiece::Kind::kvm_fpu, fpu);
   if (!fits) {
     return fail(Errc::invalid, fmt::format("vCPU {}: not the state of a KVM vCPU", number_));
   }
   if (::ioctl(fd_.get(), KVM_SET_SREGS, &sregs) != 0) return syscall_error("KVM_SET_SREGS", "vCPU");
+  if (::ioctl(fd_.get(), KVM_SET_FPU, &fpu) != 0) return syscall_error("KVM_SET_FPU", "vCPU");
   if (::ioctl(fd_.get(), KVM_SET_REGS, &regs) != 0) return syscall_error("KVM_SET_REGS", "vCPU");
   return {};
 }

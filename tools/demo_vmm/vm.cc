@@ -15,9 +15,7 @@ namespace pageferry::demo {
 
 Result<std::unique_ptr<Vm>> Vm::make(const VmSettings& settings) {
   GuestNumbers numbers = settings.guest;
-  const bool is_huge = settings.memory_kind == MemoryKind::transparent_huge ||
-                       settings.memory_kind == MemoryKind::hugetlb;
-  if (is_huge) numbers.give_back_bytes = kGuestHugeBytes;
+  numbers.give_back_bytes = give_back_bytes(settings.memory_kind);
   PF_ASSIGN(GuestPlan plan, plan_guest(numbers));
   PF_ASSIGN(VmMemory memory, VmMemory::map(plan.slots, settings.memory_kind));
   std::unique_ptr<Vm> vm(new Vm(settings, std::move(plan), std::move(memory)));
@@ -191,6 +189,7 @@ Result<VmStatus> Vm::check_all(Deadline deadline) {
       });
     };
     while (!is_done()) {
+      if (checks_ended_) return fail(Errc::canceled, "this VMM ends");
       if (deadline.passed()) {
         return fail(Errc::timeout, "the guest did not come to the end of its check");
       }

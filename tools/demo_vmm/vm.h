@@ -34,6 +34,12 @@ struct VmSettings {
   std::string disk_path;
 };
 
+// What the balloon takes at once: whole huge pages where the memory has them.
+constexpr std::uint64_t give_back_bytes(MemoryKind kind) {
+  const bool is_huge = kind == MemoryKind::transparent_huge || kind == MemoryKind::hugetlb;
+  return is_huge ? kGuestHugeBytes : kGuestPageBytes;
+}
+
 enum class RunState : std::uint8_t { paused, running, failed };
 
 struct VmStatus {
@@ -74,8 +80,10 @@ class Vm final : private Doorbells, private GuestWrites {
   VmStatus status() const;
   // Returns when a vCPU has reported again, or after `limit`.
   void wait_for_report(Nanoseconds limit) const;
-  // The guest checks all of its memory, from now on to the end. timeout: it did not come to the end.
+  // The guest checks all of its memory, from now on to the end. timeout: it did not come to the end. canceled: end_checks().
   Result<VmStatus> check_all(Deadline deadline);
+  // For good.
+  void end_checks() { checks_ended_ = true; }
   // Fault switch: flips one bit of guest memory. The guest must notice. invalid: no such address. May wait for a missing page.
   Result<void> flip(std::uint64_t guest_address, unsigned bit);
 
@@ -101,6 +109,7 @@ class Vm final : private Doorbells, private GuestWrites {
   const GuestPlan plan_;
   VmMemory memory_;
   std::atomic<GuestWrites*> listener_ = nullptr;
+  std::atomic<bool> checks_ended_ = false;
   Pacer pacer_;
   mutable std::mutex mutex_;  // of the next four
   mutable std::condition_variable reported_;
