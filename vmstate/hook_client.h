@@ -28,25 +28,16 @@
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
+#include "vmstate/hook_progress.h"
+#include "vmstate/hook_protocol.h"
 
 namespace pageferry {
-
-// As pageferry_hook_state in pageferry_hook.h.
-enum class HookState : std::uint8_t {
-  running,
-  moving,
-  paused,
-  committed,
-  incoming,
-  restoring,
-  moved_away,
-};
 
 // Where a block of the layout lies, in the same order.
 struct HookSlot {
   std::uint64_t guest_address = 0;
   std::uint64_t host_address = 0;  // in the VMM's address space
-  UniqueFd memory;                 // for reading only; invalid: anonymous memory of the VMM's process
+  UniqueFd memory;  // for reading only; invalid: anonymous memory of the VMM's process
   std::uint64_t memory_offset_bytes = 0;
 };
 
@@ -65,7 +56,7 @@ struct HookVm {
 
 class HookClient {
  public:
-  enum class Role : std::uint8_t { mover, restorer, observer };
+  using Role = HookRole;
 
   // Connects, agrees on a version, learns vm(). Errors: not_found (no socket, or nobody listens), busy (another pager is connected),
   // version, not_owner (a VMM of another user, and we are not root), invalid (what the hook says is wrong), timeout, gone.
@@ -77,7 +68,17 @@ class HookClient {
   // Readable when the hook has closed it; nothing is ever sent unasked.
   virtual int connection_fd() const = 0;
 
-  // All requests below: gone (the VMM closed or ended), timeout (no answer; the connection is of no use any more), canceled (after
+  // What state, epoch and attempt are now; vm() has them afterwards. Any role.
+  virtual Result<void> refresh(Deadline deadline) = 0;
+  // mover, restorer: observers may look at it from now on, also when we are gone.
+  virtual Result<void> share_progress(const HookProgressWriter& progress, Deadline deadline) = 0;
+  // Of the mover or restorer that shared its progress last. Errors: not_found (nobody did).
+  virtual Result<HookProgressReader> progress(Deadline deadline) = 0;
+  // Pages that the VMM gave back while pages were missing (they are zero, and there): added to `removed`. Reads shared memory, asks nobody.
+  // Precondition: as many pages as vm().layout.
+  virtual void removed_into(DirtyBitmap& removed) const = 0;
+
+  // All requests: gone (the VMM closed or ended), timeout (no answer; the connection is of no use any more), canceled (after
   // give_up()), vmm (the hook or a callback refused: its words), invalid (the answer is wrong).
 
   // mover
@@ -85,10 +86,13 @@ class HookClient {
   // Adds what was written since the last call, or everything the first time. Precondition: as many pages as vm().layout.
   virtual Result<void> collect_into(DirtyBitmap& dirty, Deadline deadline) = 0;
   virtual Result<void> stop_tracking(Deadline deadline) = 0;
-  virtual Result<void> pause(Deadline deadline) = 0;
+  // `blackout_limit`, if not 0: when that much time has passed since the hook took the request, and commit() has not come, the hook resumes
+  // the guest by itself, keeps tracking, and refuses commit(). For a pager that is stopped itself.
+  virtual Result<void> pause(Deadline deadline,
+                             Milliseconds blackout_limit = Milliseconds::zero()) = 0;
   virtual Result<std::vector<std::byte>> save_state(Deadline deadline) = 0;
   // From here on a closed connection does not resume the guest. `epoch`: that is being released. When this returns an error other than
-  // canceled, the outcome is unknown: vm_state() of a new connection tells.
+  // canceled or vmm (refused: nothing was committed), the outcome is unknown: vm().state of a new connection tells.
   virtual Result<void> commit(std::uint64_t epoch, Deadline deadline) = 0;
   // The guest runs, as epoch `epoch`: later than any epoch that was committed here. The caller's running record is durable.
   virtual Result<void> resume(std::uint64_t epoch, Deadline deadline) = 0;
