@@ -73,6 +73,14 @@ VmmState vmm_state_of(const std::string& qemu_status) {
   return VmmState::running;
 }
 
+VmmLook look_of(const HookLook& hook) {
+  VmmLook look;
+  look.view.process = hook.process;
+  look.view.state = vmm_state_of(hook);
+  look.hook = hook;
+  return look;
+}
+
 Result<VmmLook> look_at_vmm(const ProcessIdentity& process, const std::string& preferred_socket,
                             const Clock& clock) {
   VmmLook look;
