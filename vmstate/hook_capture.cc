@@ -157,17 +157,20 @@ Result<void> HookCapture::run_brownout() {
     PF_ASSIGN(const Verdict verdict, tell_progress());
     switch_now_ = switch_now_ || verdict == Verdict::switch_now;
     PF_ASSIGN(const bool stop, may_stop_guest(live));
-    if (stop) return {};
+    if (stop) return stop_guest();
     pollfd waiting{.fd = cancel_.fd(), .events = POLLIN, .revents = 0};
     if (live.pass.duration < Milliseconds(kIdleMs)) ::poll(&waiting, 1, kIdleMs);
   }
 }
 
-Result<void> HookCapture::run_blackout() {
+Result<void> HookCapture::stop_guest() {
   prefer_quick_wakeup();
-  memory_.begin_pass(HookMemory::Holes::taken_as_data);
   stopped_at_ = clock_.now().count();
-  PF_TRY(client_.pause(Deadline::after(clock_, kRequestBound), options_.blackout_limit));
+  return client_.pause(Deadline::after(clock_, kRequestBound), options_.blackout_limit);
+}
+
+Result<void> HookCapture::run_blackout() {
+  memory_.begin_pass(HookMemory::Holes::taken_as_data);
   ++passes_;
   PF_ASSIGN(const PassStats pass, page_out_.run_blackout());
   blackout_pages_ = pass.pages;

@@ -2,8 +2,8 @@
 // them into the sink, and we decide when the guest is stopped.
 //
 //   start()          TRACK: every page counts as written
-//   run_brownout()   live passes of PageOut until the rest fits into the allowed downtime and the observer permits the switch
-//   run_blackout()   PAUSE, the last pass, the device state
+//   run_brownout()   live passes of PageOut until the rest fits into the allowed downtime and the observer permits the switch; PAUSE
+//   run_blackout()   the last pass, the device state
 //   commit_source()  COMMIT: from here the VMM resumes only for the owner of a later epoch
 //   abort()          closes the connection: the hook resumes the guest; waits until it says that it runs
 //
@@ -75,6 +75,7 @@ class HookCapture final : public Capture, private GuestPages {
   Result<Verdict> tell_progress();
   Result<bool> may_stop_guest(const PageOut::LivePass& live);
   Result<Verdict> tell_not_converging();
+  Result<void> stop_guest();
   CaptureObserver::Progress progress() const;
   void join();
 

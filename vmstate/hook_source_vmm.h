@@ -34,7 +34,10 @@ class HookSourceVmm final : public SourceVmm {
   Result<void> resume(std::uint64_t epoch) override;
   Result<std::vector<HostForward>> host_forwards() override { return std::vector<HostForward>(); }
   Result<void> end() override;
-  void disconnect() override { client_.reset(); }
+  void disconnect() override {
+    memory_.reset();  // it looks into the client
+    client_.reset();
+  }
 
  private:
   HookSourceVmm(SourceFacts facts, std::unique_ptr<HookClient> client, std::string socket,
