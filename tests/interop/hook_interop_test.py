@@ -292,10 +292,22 @@ def refusals(rig):
 
 
 CASES = {
-    name.replace("_", "-"): case
-    for name, case in list(globals().items())
-    if callable(case) and case.__module__ == __name__ and "rig" in case.__code__.co_varnames[:1]
-    and not name.startswith("expect")
+    case.__name__.replace("_", "-"): case
+    for case in (
+        two_moves,
+        anonymous,
+        send_and_receive,
+        abort_before_commit,
+        abort_after_commit,
+        kill_source_tool,
+        kill_source_tool_late,
+        kill_destination_tool,
+        kill_pager,
+        kill_vmm,
+        wrong_machine,
+        second_pager,
+        refusals,
+    )
 }
 
 
