@@ -92,6 +92,17 @@ inline void put_memory(const demo::Vm& vm, std::size_t slot, const std::vector<s
   std::memcpy(vm.memory().slots()[slot].host_address, bytes.data(), bytes.size());
 }
 
+// Where the first page lies in the slot that differs from what was there before.
+inline std::uint64_t written_since(const demo::Vm& vm, std::size_t slot,
+                                   const std::vector<std::byte>& before) {
+  const std::byte* const now = vm.memory().slots()[slot].host_address;
+  for (std::uint64_t at = 0; at < before.size(); at += demo::kGuestPageBytes) {
+    if (std::memcmp(now + at, before.data() + at, demo::kGuestPageBytes) != 0) return at;
+  }
+  ADD_FAILURE() << "nothing was written";
+  return 0;
+}
+
 inline void flip_each_block(const demo::VmSettings& settings) {
   const UniqueFd file(::open(settings.disk_path.c_str(), O_RDWR | O_CLOEXEC));
   ASSERT_TRUE(file.valid());

@@ -20,7 +20,8 @@ inline demo::VmState demo_vm_state_v1() {
     const auto first = static_cast<std::byte>(0x10 + vcpu);
     state.vcpus.push_back(
         {StatePiece{StatePiece::Kind::kvm_regs, std::vector<std::byte>(144, first)},
-         StatePiece{StatePiece::Kind::kvm_sregs, std::vector<std::byte>(312, std::byte{0x55})}});
+         StatePiece{StatePiece::Kind::kvm_sregs, std::vector<std::byte>(312, std::byte{0x55})},
+         StatePiece{StatePiece::Kind::kvm_xsave, std::vector<std::byte>(4'096, std::byte{0})}});
   }
   return state;
 }

@@ -102,12 +102,13 @@ TEST_P(DemoVmTest, AnOldPageIsNoticed) {
   wait_until(*vm, [&](const VmStatus& s) { return s.report.pages_written > written + 20'000; });
   ASSERT_TRUE(vm->pause());
   const MemorySlot& slot = vm->memory().slots()[1];
-  std::memcpy(slot.host_address, before[1].data(), kGuestPageBytes);
+  const std::uint64_t page = written_since(*vm, 1, before[1]);
+  std::memcpy(slot.host_address + page, before[1].data() + page, kGuestPageBytes);
   ASSERT_TRUE(vm->resume());
   const VmStatus status = checked(*vm);
   EXPECT_EQ(status.report.bad, 1U);
   EXPECT_EQ(status.report.first_bad_kind, BadKind::stale);
-  EXPECT_EQ(status.report.first_bad_address, slot.guest_address);
+  EXPECT_EQ(status.report.first_bad_address, slot.guest_address + page);
 }
 
 TEST_P(DemoVmTest, AnOldPageWithItsOldEntryIsNoticed) {
@@ -119,9 +120,11 @@ TEST_P(DemoVmTest, AnOldPageWithItsOldEntryIsNoticed) {
   const std::uint64_t written = vm->status().report.pages_written;
   wait_until(*vm, [&](const VmStatus& s) { return s.report.pages_written > written + 20'000; });
   ASSERT_TRUE(vm->pause());
-  std::memcpy(vm->memory().slots()[1].host_address, before[1].data(), kGuestPageBytes);
-  std::memcpy(vm->memory().at(kEntriesAddress, sizeof(Entry)), before[0].data() + kEntriesAddress,
-              sizeof(Entry));
+  const std::uint64_t page = written_since(*vm, 1, before[1]);
+  std::memcpy(vm->memory().slots()[1].host_address + page, before[1].data() + page,
+              kGuestPageBytes);
+  const std::uint64_t entry = kEntriesAddress + page / kGuestPageBytes * sizeof(Entry);
+  std::memcpy(vm->memory().at(entry, sizeof(Entry)), before[0].data() + entry, sizeof(Entry));
   ASSERT_TRUE(vm->resume());
   const VmStatus status = checked(*vm);
   EXPECT_EQ(status.report.bad, 1U);

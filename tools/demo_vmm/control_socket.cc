@@ -1,39 +1,28 @@
 // A poll loop over two descriptors. A client that says nothing is left after kClientSeconds.
 #include "tools/demo_vmm/control_socket.h"
 
-#include <fmt/core.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
-#include <cstring>
 
 #include "transport/message_channel.h"
 #include "transport/os/signals_blocked.h"
+#include "vmstate/local_socket.h"
 
 namespace pageferry::demo {
 namespace {
 
 constexpr Seconds kClientSeconds{2};
 
-bool may_ask(int fd) {
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return false;
-  return peer.uid == 0 || peer.uid == ::geteuid();
-}
-
 }  // namespace
 
 Result<std::unique_ptr<ControlSocket>> ControlSocket::start(const std::string& path,
                                                             Handler handler) {
   std::unique_ptr<ControlSocket> control(new ControlSocket(path, std::move(handler)));
-  PF_TRY(control->listen());
+  PF_ASSIGN(control->listener_, listen_at(path, SOCK_STREAM, 4));
   control->stop_event_.reset(::eventfd(0, EFD_CLOEXEC));
   if (!control->stop_event_.valid()) return syscall_error("eventfd", path);
   const SignalsBlocked blocked;
@@ -52,37 +41,13 @@ ControlSocket::~ControlSocket() {
   if (listener_.valid()) ::unlink(path_.c_str());
 }
 
-Result<void> ControlSocket::listen() {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path_.empty() || path_.size() >= sizeof address.sun_path) {
-    return fail(Errc::invalid, fmt::format("control socket '{}' has {} bytes, must be 1 to {}",
-                                           path_, path_.size(), sizeof address.sun_path - 1));
-  }
-  std::memcpy(address.sun_path, path_.data(), path_.size());
-  const auto* const name = reinterpret_cast<const sockaddr*>(&address);
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (::connect(probe.get(), name, sizeof address) == 0) {
-    return fail(Errc::busy, fmt::format("control socket {}: somebody listens there", path_));
-  }
-  if (errno == ECONNREFUSED) ::unlink(path_.c_str());
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return syscall_error("socket", path_);
-  if (::bind(fd.get(), name, sizeof address) != 0) return syscall_error("bind", path_);
-  // Nobody can connect before listen().
-  if (::chmod(path_.c_str(), 0600) != 0) return syscall_error("chmod", path_);
-  if (::listen(fd.get(), 4) != 0) return syscall_error("listen", path_);
-  listener_ = std::move(fd);
-  return {};
-}
-
 void ControlSocket::run() {
   for (;;) {
     std::array<pollfd, 2> waiting{{{listener_.get(), POLLIN, 0}, {stop_event_.get(), POLLIN, 0}}};
     if (::poll(waiting.data(), waiting.size(), -1) < 0) continue;
     if (waiting[1].revents != 0) return;
     UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (client.valid() && may_ask(client.get())) serve(std::move(client));
+    if (client.valid() && check_peer(client.get(), "control")) serve(std::move(client));
   }
 }
 

@@ -24,7 +24,7 @@ class ControlSocket {
  public:
   using Handler = std::function<Result<nlohmann::json>(const nlohmann::json& request)>;
 
-  // 0600; a file at the path that nobody listens on is replaced. Errors: invalid (too long), busy (somebody listens), of the system.
+  // 0600; a file at the path that nobody listens on is replaced. Errors: as listen_at.
   static Result<std::unique_ptr<ControlSocket>> start(const std::string& path, Handler handler);
   ~ControlSocket();  // removes the file
   ControlSocket(const ControlSocket&) = delete;
@@ -32,7 +32,6 @@ class ControlSocket {
 
  private:
   ControlSocket(std::string path, Handler handler);
-  Result<void> listen();
   void run();
   void serve(UniqueFd client);
 

@@ -3,7 +3,8 @@
 // just that and comes back with EINTR; only then are its registers whole. `immediate_exit` also closes the gap in which a signal comes
 // after the last look at a flag and before KVM_RUN.
 //
-// The guest uses general registers and one of SSE, no interrupts and no MSRs: REGS, SREGS and FPU are all of its state.
+// The guest uses general registers and one of SSE, no interrupts and no MSRs: REGS, SREGS and XSAVE are all of its state. (Not KVM_SET_FPU:
+// in a vCPU that never ran it fills the registers in, but leaves them marked as unused, and the guest finds zeros.)
 #include "tools/demo_vmm/kvm_machine.h"
 
 #include <fcntl.h>
@@ -194,22 +195,23 @@ Result<VcpuState> KvmVcpu::save() {
             piece_of<kvm_regs>(fd_.get(), KVM_GET_REGS, Kind::kvm_regs, "KVM_GET_REGS"));
   PF_ASSIGN(StatePiece sregs,
             piece_of<kvm_sregs>(fd_.get(), KVM_GET_SREGS, Kind::kvm_sregs, "KVM_GET_SREGS"));
-  PF_ASSIGN(StatePiece fpu, piece_of<kvm_fpu>(fd_.get(), KVM_GET_FPU, Kind::kvm_fpu, "KVM_GET_FPU"));
-  return VcpuState{std::move(regs), std::move(sregs), std::move(fpu)};
+  PF_ASSIGN(StatePiece xsave,
+            piece_of<kvm_xsave>(fd_.get(), KVM_GET_XSAVE, Kind::kvm_xsave, "KVM_GET_XSAVE"));
+  return VcpuState{std::move(regs), std::move(sregs), std::move(xsave)};
 }
 
 Result<void> KvmVcpu::load(const VcpuState& state) {
   kvm_regs regs{};
   kvm_sregs sregs{};
-  kvm_fpu fpu{};
+  kvm_xsave xsave{};
   const bool fits = state.size() == 3 && get(state, 0, StatePiece::Kind::kvm_regs, regs) &&
                     get(state, 1, StatePiece::Kind::kvm_sregs, sregs) &&
-                    get(state, 2, StatePiece::Kind::kvm_fpu, fpu);
+                    get(state, 2, StatePiece::Kind::kvm_xsave, xsave);
   if (!fits) {
     return fail(Errc::invalid, fmt::format("vCPU {}: not the state of a KVM vCPU", number_));
   }
   if (::ioctl(fd_.get(), KVM_SET_SREGS, &sregs) != 0) return syscall_error("KVM_SET_SREGS", "vCPU");
-  if (::ioctl(fd_.get(), KVM_SET_FPU, &fpu) != 0) return syscall_error("KVM_SET_FPU", "vCPU");
+  if (::ioctl(fd_.get(), KVM_SET_XSAVE, &xsave) != 0) return syscall_error("KVM_SET_XSAVE", "vCPU");
   if (::ioctl(fd_.get(), KVM_SET_REGS, &regs) != 0) return syscall_error("KVM_SET_REGS", "vCPU");
   return {};
 }
