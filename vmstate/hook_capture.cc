@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -58,6 +59,11 @@ void HookCapture::join() {
 
 Result<void> HookCapture::start() {
   PF_TRY(sink_.begin(layout()));
+  // For people who look on; nothing depends on it.
+  auto page = HookProgressWriter::make();
+  if (page && client_.share_progress(*page, Deadline::after(clock_, kRequestBound))) {
+    shared_progress_.emplace(std::move(*page));
+  }
   return source_.start();
 }
 
@@ -90,7 +96,27 @@ CaptureObserver::Progress HookCapture::progress() const {
   return now;
 }
 
+void HookCapture::share(HookPhase phase) {
+  if (!shared_progress_) return;
+  const CaptureObserver::Progress now = progress();
+  HookProgress shared;
+  shared.phase = phase;
+  shared.epoch = options_.epoch;
+  shared.pager_pid = static_cast<std::uint64_t>(::getpid());
+  shared.started_ns = static_cast<std::uint64_t>(started_at_.count());
+  shared.updated_ns = static_cast<std::uint64_t>(clock_.now().count());
+  shared.pages_total = layout().pages();
+  shared.pages_done = pass_pages_put_;
+  shared.pages_left = pages_of_bytes(now.ram_remaining_bytes);
+  shared.pass = now.dirty_sync_count;
+  shared.bytes_moved = now.ram_transferred_bytes;
+  shared.bytes_per_s = now.bandwidth_bytes_per_s;
+  shared.dirty_pages_per_s = now.dirty_pages_per_s;
+  shared_progress_->write(shared);
+}
+
 Result<HookCapture::Verdict> HookCapture::tell_progress() {
+  share(HookPhase::brownout);
   const Verdict verdict = observer_.on_progress(progress());
   if (verdict == Verdict::abort || cancel_.canceled()) {
     return fail(Errc::canceled, "the capture was given up");
@@ -177,6 +203,7 @@ Result<void> HookCapture::run_blackout() {
   ram_complete_at_ = clock_.now().count();
   PF_ASSIGN(state_, client_.save_state(Deadline::after(clock_, kRequestBound)));
   state_complete_at_ = clock_.now().count();
+  share(HookPhase::blackout);
   return {};
 }
 
@@ -187,6 +214,7 @@ Result<void> HookCapture::commit_source() {
   const bool not_committed =
       !done && (done.error().code == Errc::canceled || done.error().code == Errc::vmm);
   if (not_committed) commit_sent_ = false;
+  if (done) share(HookPhase::released);
   return done;
 }
 

@@ -76,6 +76,7 @@ class HookCapture final : public Capture, private GuestPages {
   Result<bool> may_stop_guest(const PageOut::LivePass& live);
   Result<Verdict> tell_not_converging();
   Result<void> stop_guest();
+  void share(HookPhase phase);
   CaptureObserver::Progress progress() const;
   void join();
 
@@ -95,6 +96,8 @@ class HookCapture final : public Capture, private GuestPages {
   std::condition_variable pass_ended_;
   std::optional<Result<PageOut::LivePass>> pass_result_;  // under mutex_
 
+  std::optional<HookProgressWriter> shared_progress_;
+  const Nanoseconds started_at_ = clock_.now();
   std::vector<std::byte> state_;
   std::atomic<bool> commit_sent_{false};
   std::atomic<std::uint64_t> pages_put_{0};

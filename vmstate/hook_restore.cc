@@ -3,6 +3,7 @@
 #include "vmstate/hook_restore.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -13,6 +14,7 @@ namespace pageferry {
 namespace {
 
 constexpr Seconds kResidentBound{30};
+constexpr Milliseconds kTellInterval{250};
 // After the resume the guest has the CPUs for itself for a moment.
 constexpr Milliseconds kSettleTime{100};
 
@@ -36,13 +38,40 @@ Result<void> HookRestore::serve(PageSupply& supply, Deadline deadline) {
   userfault.process_fd = process_.get();
   userfault.connection_fd = client_->connection_fd();
   UserfaultPageInOptions options;
+  options.tell_interval = kTellInterval;
   options.page_in.order = order_;
   PF_ASSIGN(page_in_, UserfaultPageIn::make(std::move(userfault), vm.layout, supply, nullptr,
                                             options, clock_));
   page_in_->hold_prefetch();
-  thread_ = std::thread(
-      [this] { served_.emplace(page_in_->serve(stop_, [](const UserfaultPageInFigures&) {})); });
+  // For people who look on; nothing depends on it.
+  auto page = HookProgressWriter::make();
+  if (page && client_->share_progress(*page, deadline)) shared_progress_.emplace(std::move(*page));
+  thread_ = std::thread([this, started_at = clock_.now()] {
+    served_.emplace(page_in_->serve(
+        stop_, [&](const UserfaultPageInFigures& figures) { share(figures, started_at); }));
+  });
   return {};
+}
+
+void HookRestore::share(const UserfaultPageInFigures& figures, Nanoseconds started_at) {
+  if (!shared_progress_) return;
+  HookProgress shared;
+  const bool resident = figures.pages_there >= figures.pages_total;
+  shared.phase = resident ? HookPhase::resident : HookPhase::restoring;
+  shared.pager_pid = static_cast<std::uint64_t>(::getpid());
+  shared.started_ns = static_cast<std::uint64_t>(started_at.count());
+  shared.updated_ns = static_cast<std::uint64_t>(clock_.now().count());
+  shared.pages_total = figures.pages_total;
+  shared.pages_done = figures.pages_there;
+  shared.pages_left = resident ? 0 : figures.pages_total - figures.pages_there;
+  shared.bytes_moved = bytes_of_pages(figures.pages_demand + figures.pages_prefetched);
+  shared.faults = figures.faults;
+  shared.fault_p50_us = figures.fault_p50_us;
+  shared.fault_p99_us = figures.fault_p99_us;
+  shared.fault_max_us = figures.fault_max_us;
+  shared.prefetched_pages = figures.pages_prefetched;
+  shared.removed_pages = figures.pages_removed;
+  shared_progress_->write(shared);
 }
 
 Result<void> HookRestore::load_state(const HookDeviceState& state, const std::string& attempt_id,

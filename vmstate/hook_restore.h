@@ -54,11 +54,14 @@ class HookRestore {
   RestoreStats stats() const;
 
  private:
+  void share(const UserfaultPageInFigures& figures, Nanoseconds started_at);
+
   std::unique_ptr<HookClient> client_;
   const PrefetchOrder order_;
   const Clock& clock_;
   UniqueFd process_;
   CancelSignal stop_;
+  std::optional<HookProgressWriter> shared_progress_;
   std::unique_ptr<UserfaultPageIn> page_in_;
   std::optional<Result<UserfaultPageIn::End>> served_;  // the thread's, read once it was joined
   std::thread thread_;                                  // last: it uses what stands above

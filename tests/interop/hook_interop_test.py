@@ -274,6 +274,11 @@ def second_pager(rig):
     expect_code(rig.run(vm, "check"), 0)
     status = rig.run(vm, "status").final
     expect(status["source"]["status"] == "active", f"status of the tool: {status}")
+    seen = [entry for entry in status["vmms"] if entry["pid"] == vm.pid]
+    expect(
+        seen and seen[0]["state"] == "moving" and seen[0]["progress"]["phase"] == "brownout",
+        f"the hook shows what its pager does: {status['vmms']}",
+    )
     let_go()
     expect_moved(rig, vm, tool.wait(60))
 

@@ -34,6 +34,7 @@ struct RawOptions {
   std::string timeout_action = "abort";
   std::uint64_t blackout_limit_s = 30;
   bool verify = false;
+  bool watch = false;
   bool keep_source = false;
   bool abort_on_error = false;
   bool persistent = false;
@@ -224,6 +225,7 @@ Subcommands declare(CLI::App& app, RawOptions& raw) {
   commands.status =
       app.add_subcommand("status", "who owns the VM, and what a running tool is doing");
   add_store_and_name(*commands.status, raw);
+  commands.status->add_flag("--watch", raw.watch, "again each second, until interrupted");
   commands.abort =
       app.add_subcommand("abort", "stop a running migration; the guest runs on at the source");
   commands.abort->add_option("--name", raw.name, "name of the VM on the store")->required();
@@ -310,7 +312,9 @@ Result<Command> command_of(const Subcommands& commands, const RawOptions& raw) {
   PF_TRY(check_name(raw.name));
   if (commands.abort->parsed()) return Command(AbortCommand{std::move(common), raw.name});
   if (commands.status->parsed())
-    return Command(StatusCommand{std::move(common), raw.store, raw.name});
+    return Command(
+        StatusCommand{std::move(common), raw.store, raw.name,
+                      raw.watch ? StatusCommand::Mode::watch : StatusCommand::Mode::once});
   PF_ASSIGN(SourceOptions source, source_of(raw));
   if (commands.check->parsed()) return Command(CheckCommand{std::move(common), std::move(source)});
   return Command(SendCommand{std::move(common), std::move(source)});

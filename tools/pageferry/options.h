@@ -87,6 +87,7 @@ struct StatusCommand {
   CommonOptions common;
   std::string store;
   std::string name;
+  enum class Mode : std::uint8_t { once, watch } mode = Mode::once;
 };
 struct AbortCommand {
   CommonOptions common;
