@@ -95,11 +95,23 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
   }
   // Of a guest that does all that it can do.
   std::vector<std::string> source_words() const {
-    std::vector<std::string> words{PAGEFERRY_DEMO_VMM, "--hook", scratch_.file("source"),
-                                   "--memory-mib", "48", "--write-rate-mib-s", "40",
-                                   "--read-rate-mib-s", "20", "--disk", scratch_.file("disk"),
-                                   "--disk-mib", "1", "--disk-rate-per-s", "500",
-                                   "--give-back-rate-mib-s", "1"};
+    std::vector<std::string> words{PAGEFERRY_DEMO_VMM,
+                                   "--hook",
+                                   scratch_.file("source"),
+                                   "--memory-mib",
+                                   "48",
+                                   "--write-rate-mib-s",
+                                   "40",
+                                   "--read-rate-mib-s",
+                                   "20",
+                                   "--disk",
+                                   scratch_.file("disk"),
+                                   "--disk-mib",
+                                   "1",
+                                   "--disk-rate-per-s",
+                                   "500",
+                                   "--give-back-rate-mib-s",
+                                   "1"};
     if (!GetParam()) words.emplace_back("--threads");
     return words;
   }
@@ -174,8 +186,7 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
       expect_ok(page_in.step());
       ASSERT_FALSE(page_in.failure()) << page_in.failure()->message;
       if (page_in.wants_step()) continue;
-      std::array<pollfd, 2> waiting{
-          {{outlet.fd(), POLLIN, 0}, {(*reader)->ready_fd(), POLLIN, 0}}};
+      std::array<pollfd, 2> waiting{{{outlet.fd(), POLLIN, 0}, {(*reader)->ready_fd(), POLLIN, 0}}};
       ::poll(waiting.data(), waiting.size(), 1);
     }
     expect_ok(client.resident(soon()));
@@ -192,12 +203,13 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
   std::uint64_t faults_ = 0;
 };
 
+std::string name_of_case(const testing::TestParamInfo<bool>& info) {
+  return info.param ? "Kvm" : "Threads";
+}
 #ifdef PAGEFERRY_TEST_WITH_KVM
-INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false, true),
-                         [](const auto& info) { return info.param ? "Kvm" : "Threads"; });
+INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false, true), name_of_case);
 #else
-INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false),
-                         [](const auto& info) { return info.param ? "Kvm" : "Threads"; });
+INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false), name_of_case);
 #endif
 
 TEST_P(DemoVmmMoveTest, AGuestMovesFromProcessToProcessAndGoesOn) {
