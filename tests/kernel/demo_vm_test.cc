@@ -198,6 +198,9 @@ TEST_P(DemoVmTest, ItGoesOnInAnotherVmExactlyWhereItWas) {
     const auto loaded = vm->load(*state);
     ASSERT_TRUE(loaded) << loaded.error().message;
     ASSERT_TRUE(vm->resume());
+    wait_until(*vm, [&](const VmStatus& s) {  // each vCPU: none waits for an answer that was lost
+      return s.report.blocks_verified > before.report.blocks_verified + 20;
+    });
     const VmStatus after = checked(*vm);
     EXPECT_GT(after.report.heartbeats, before.report.heartbeats);
     EXPECT_GE(after.given_back_bytes, before.given_back_bytes);
