@@ -74,8 +74,8 @@ TEST(DemoVmState, FieldsBeyondTheirLimitsAreRefusedByName) {
   EXPECT_THAT(with(28, 1), HasSubstr("zero is 1"));
   EXPECT_THAT(with(72, 2), HasSubstr("vCPU of a disk request is 2"));
   EXPECT_THAT(with(120, 9), HasSubstr("pieces of a vCPU is 9"));
-  EXPECT_THAT(with(132, 5'000), HasSubstr("piece length is 5000"));
-  EXPECT_THAT(with(20, 1), HasSubstr("behind the last vCPU"));
+  EXPECT_THAT(with(132, 65'537), HasSubstr("piece length is 65537"));
+  EXPECT_THAT(with(20, 3), HasSubstr("ends before pieces of a vCPU"));
 }
 
 }  // namespace

@@ -95,11 +95,23 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
   }
   // Of a guest that does all that it can do.
   std::vector<std::string> source_words() const {
-    std::vector<std::string> words{PAGEFERRY_DEMO_VMM, "--hook", scratch_.file("source"),
-                                   "--memory-mib", "48", "--write-rate-mib-s", "40",
-                                   "--read-rate-mib-s", "20", "--disk", scratch_.file("disk"),
-                                   "--disk-mib", "1", "--disk-rate-per-s", "500",
-                                   "--give-back-rate-mib-s", "1"};
+    std::vector<std::string> words{PAGEFERRY_DEMO_VMM,
+                                   "--hook",
+                                   scratch_.file("source"),
+                                   "--memory-mib",
+                                   "48",
+                                   "--write-rate-mib-s",
+                                   "40",
+                                   "--read-rate-mib-s",
+                                   "20",
+                                   "--disk",
+                                   scratch_.file("disk"),
+                                   "--disk-mib",
+                                   "1",
+                                   "--disk-rate-per-s",
+                                   "500",
+                                   "--give-back-rate-mib-s",
+                                   "1"};
     if (!GetParam()) words.emplace_back("--threads");
     return words;
   }
@@ -108,8 +120,14 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
     ASSERT_EQ(vmm.check().value("bad-pages", 1), 0) << vmm.status();
   }
 
+  // The blackout shall have something to do.
+  static void let_write(const DemoProcess& vmm, std::uint64_t pages) {
+    const std::uint64_t enough = vmm.status()["written-pages"].get<std::uint64_t>() + pages;
+    while (vmm.check()["written-pages"] < enough) ASSERT_FALSE(HasFailure());
+  }
+
   // Everything of the source's guest is in "pages" and state_, committed.
-  void move_out(HookClient& mover, Fault fault = Fault::none) {
+  void move_out(const DemoProcess& vmm, HookClient& mover, Fault fault = Fault::none) {
     const MappedSlots mapped(mover.vm());
     const auto memory = GuestMemory::make(mover.vm().layout, mapped.addresses());
     ASSERT_TRUE(memory) << memory.error().message;
@@ -129,6 +147,7 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
     limits.passes_max = 5;
     const auto brownout = page_out.run_brownout(limits, [](const PassStats&, const PassFacts&) {});
     ASSERT_TRUE(brownout) << brownout.error().message;
+    let_write(vmm, 500);
     expect_ok(mover.pause(soon()));
     source.now_the_last();
     const auto blackout = page_out.run_blackout();
@@ -174,8 +193,7 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
       expect_ok(page_in.step());
       ASSERT_FALSE(page_in.failure()) << page_in.failure()->message;
       if (page_in.wants_step()) continue;
-      std::array<pollfd, 2> waiting{
-          {{outlet.fd(), POLLIN, 0}, {(*reader)->ready_fd(), POLLIN, 0}}};
+      std::array<pollfd, 2> waiting{{{outlet.fd(), POLLIN, 0}, {(*reader)->ready_fd(), POLLIN, 0}}};
       ::poll(waiting.data(), waiting.size(), 1);
     }
     expect_ok(client.resident(soon()));
@@ -192,12 +210,13 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
   std::uint64_t faults_ = 0;
 };
 
+std::string name_of_case(const testing::TestParamInfo<bool>& info) {
+  return info.param ? "Kvm" : "Threads";
+}
 #ifdef PAGEFERRY_TEST_WITH_KVM
-INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false, true),
-                         [](const auto& info) { return info.param ? "Kvm" : "Threads"; });
+INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false, true), name_of_case);
 #else
-INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false),
-                         [](const auto& info) { return info.param ? "Kvm" : "Threads"; });
+INSTANTIATE_TEST_SUITE_P(All, DemoVmmMoveTest, testing::Values(false), name_of_case);
 #endif
 
 TEST_P(DemoVmmMoveTest, AGuestMovesFromProcessToProcessAndGoesOn) {
@@ -206,7 +225,7 @@ TEST_P(DemoVmmMoveTest, AGuestMovesFromProcessToProcessAndGoesOn) {
   for (int move = 0; move < 3; ++move, ++file_number_) {
     auto mover = HookClient::connect(vmm->hook_path(), HookClient::Role::mover, soon());
     ASSERT_TRUE(mover) << mover.error().message;
-    move_out(**mover);
+    move_out(*vmm, **mover);
     if (HasFatalFailure()) return;
     const auto before = vmm->status();
     EXPECT_EQ(before["hook-state"], "committed");
@@ -251,12 +270,52 @@ TEST_P(DemoVmmMoveTest, PagesThatThePagerForgotAreNoticed) {
   wait_until_filled(vmm);
   auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
   ASSERT_TRUE(mover) << mover.error().message;
-  move_out(**mover, Fault::forget_the_last);
+  move_out(vmm, **mover, Fault::forget_the_last);
   if (HasFatalFailure()) return;
   const auto next = start_incoming((*mover)->vm());
   move_in(*next);
   EXPECT_GT(next->check().value("bad-pages", 0), 0);
 }
+
+// A VMM that ends while its guest waits for pages ends as a whole: the guest reads no zeros on the way.
+TEST_P(DemoVmmMoveTest, AVmmThatIsToldToEndWhilePagesAreMissingEndsAtOnce) {
+  DemoProcess vmm(source_words());
+  wait_until_filled(vmm);
+  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
+  ASSERT_TRUE(mover) << mover.error().message;
+  move_out(vmm, **mover);
+  if (HasFatalFailure()) return;
+  const auto next = start_incoming((*mover)->vm());
+  auto restorer = HookClient::connect(next->hook_path(), HookClient::Role::restorer, soon());
+  ASSERT_TRUE(restorer) << restorer.error().message;
+  ASSERT_TRUE((*restorer)->take_userfault(soon()));
+  expect_ok((*restorer)->load_state(state_, "attempt", soon()));
+  expect_ok((*restorer)->resume(1, soon()));
+  EXPECT_EQ(next->status()["hook-state"], "restoring");
+  EXPECT_EQ(next->ask({{"type", "end"}})["type"], "ok");
+  EXPECT_EQ(next->exit_code(), 1);
+}
+
+#ifdef PAGEFERRY_TEST_WITH_KVM
+// KVM's log has nothing of what the VMM writes: without mark_dirty the guest would find old words of its disk.
+class DemoVmmKvmLogTest : public DemoVmmMoveTest {};
+INSTANTIATE_TEST_SUITE_P(All, DemoVmmKvmLogTest, testing::Values(true), name_of_case);
+TEST_P(DemoVmmKvmLogTest, TheWritesOfTheDiskAreReported) {
+  std::vector<std::string> words = source_words();
+  for (const char* word : {"--dirty-source", "kvm-log"}) words.emplace_back(word);
+  DemoProcess vmm(words);
+  wait_until_filled(vmm);
+  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
+  ASSERT_TRUE(mover) << mover.error().message;
+  move_out(vmm, **mover);
+  if (HasFatalFailure()) return;
+  const auto next = start_incoming((*mover)->vm());
+  move_in(*next);
+  if (HasFatalFailure()) return;
+  const auto status = next->check();
+  EXPECT_EQ(status["bad-pages"], 0) << status;
+}
+#endif
 
 TEST_P(DemoVmmMoveTest, TheFaultSwitchIsNoticed) {
   DemoProcess vmm(source_words());

@@ -59,8 +59,7 @@ Result<GuestPlan> plan_guest(const GuestNumbers& numbers) {
   std::uint64_t left = numbers.memory_bytes - boot_bytes;
   std::uint64_t address = boot_bytes;
   for (std::uint32_t i = 0; i < numbers.ram_slots; ++i) {
-    const std::uint64_t bytes =
-        left / (numbers.ram_slots - i) / kGuestHugeBytes * kGuestHugeBytes;
+    const std::uint64_t bytes = left / (numbers.ram_slots - i) / kGuestHugeBytes * kGuestHugeBytes;
     plan.slots.push_back({fmt::format("ram{}", i), address, bytes});
     parameters.regions[i] = {address, bytes / kGuestPageBytes};
     address += bytes + kHoleBytes;

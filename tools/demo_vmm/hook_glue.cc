@@ -13,7 +13,7 @@ namespace {
 int answer(std::string_view what, const Result<void>& result) {
   if (result) return 0;
   fmt::print(stderr, "demo_vmm: {}: {}\n", what, result.error().message);
-  return result.error().sys_errno != 0 ? -result.error().sys_errno : -EIO;
+  return -EIO;
 }
 
 // A command as the C interface wants it: ends with a null pointer; empty: none.
@@ -30,13 +30,12 @@ std::vector<const char*> argv_of(const std::vector<std::string>& words) {
 std::vector<pageferry_memory_slot> HookGlue::slots() const {
   std::vector<pageferry_memory_slot> slots;
   for (const MemorySlot& slot : vm_.memory().slots()) {
-    const bool has_kvm = vm_.kvm_vm_fd() >= 0;
     slots.push_back({.name = slot.name.c_str(),
                      .guest_address = slot.guest_address,
                      .size_bytes = slot.size_bytes,
                      .host_address = slot.host_address,
                      .memory_fd = vm_.memory().memory_fd(),
-                     .kvm_slot = has_kvm ? static_cast<std::int32_t>(slots.size()) : -1,
+                     .kvm_slot = vm_.kvm_vm_fd() < 0 ? -1 : static_cast<int>(slots.size()),
                      .memory_fd_offset = slot.memory_fd_offset,
                      .backing_page_bytes = vm_.memory().backing_page_bytes()});
   }
@@ -64,9 +63,8 @@ pageferry_hook_callbacks HookGlue::callbacks() {
   // The Vm decodes and checks everything before it changes anything, and touches no guest memory.
   asked.load_state = [](void* glue, pageferry_state_reader* reader) {
     std::vector<std::byte> bytes(pageferry_state_remaining(reader));
-    if (const int got = pageferry_state_read(reader, bytes.data(), bytes.size()); got != 0) {
-      return got;
-    }
+    const int got = pageferry_state_read(reader, bytes.data(), bytes.size());
+    if (got != 0) return got;
     return answer("load", static_cast<HookGlue*>(glue)->vm_.load(bytes));
   };
   asked.moved_away = [](void* glue) { static_cast<HookGlue*>(glue)->moved_away_(); };
@@ -137,8 +135,8 @@ Result<void> HookGlue::stop() {
 }
 
 const char* HookGlue::state_name() const {
-  static constexpr std::array kNames{"running",   "moving",    "paused",   "committed",
-                                     "incoming",  "restoring", "moved-away"};
+  static constexpr std::array kNames{"running",  "moving",    "paused",    "committed",
+                                     "incoming", "restoring", "moved-away"};
   return kNames.at(pageferry_hook_get_state(hook_));
 }
 

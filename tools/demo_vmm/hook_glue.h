@@ -7,8 +7,6 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "tools/demo_vmm/guest_writes.h"
 #include "tools/demo_vmm/vm.h"
@@ -23,8 +21,10 @@ struct HookSettings {
   std::string vm_name;
   Beginning beginning = Beginning::own_guest;
   pageferry_dirty_source dirty_source = PAGEFERRY_DIRTY_AUTOMATIC;
-  std::vector<std::string> incoming_command;  // starts a VMM like this one as incoming, {socket} in it; may be empty
-  std::vector<std::string> pager_command;     // starts a new pager when one died in a restore; may be empty
+  std::vector<std::string>
+      incoming_command;  // starts a VMM like this one as incoming, {socket} in it; may be empty
+  std::vector<std::string>
+      pager_command;  // starts a new pager when one died in a restore; may be empty
 };
 
 class HookGlue final : public GuestWrites {

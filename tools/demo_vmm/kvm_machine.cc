@@ -3,8 +3,7 @@
 // just that and comes back with EINTR; only then are its registers whole. `immediate_exit` also closes the gap in which a signal comes
 // after the last look at a flag and before KVM_RUN.
 //
-// The guest uses general registers and one of SSE, no interrupts and no MSRs: REGS, SREGS and XSAVE are all of its state. (Not KVM_SET_FPU:
-// in a vCPU that never ran it fills the registers in, but leaves them marked as unused, and the guest finds zeros.)
+// The guest uses general registers and the base of FS, no vectors, no interrupts and no MSRs: REGS and SREGS are all of its state.
 #include "tools/demo_vmm/kvm_machine.h"
 
 #include <fcntl.h>
@@ -56,7 +55,7 @@ void set_long_mode(kvm_sregs& special) {
   segment.l = 1;
   special.cs = segment;
   special.cr3 = kPageTablesAddress;
-  special.cr4 = 0x220;       // PAE, OSFXSR: the guest keeps a counter in xmm15
+  special.cr4 = 0x10020;     // PAE, FSGSBASE: the guest keeps a counter in the base of FS
   special.cr0 = 0x80010033;  // PG, WP, NE, ET, MP, PE
   special.efer = 0x500;      // LMA, LME
 }
@@ -111,15 +110,18 @@ KvmVcpu::~KvmVcpu() {
 
 Result<void> KvmVcpu::set_first_registers() {
   kvm_sregs special{};
-  if (::ioctl(fd_.get(), KVM_GET_SREGS, &special) != 0) return syscall_error("KVM_GET_SREGS", "vCPU");
+  if (::ioctl(fd_.get(), KVM_GET_SREGS, &special) != 0)
+    return syscall_error("KVM_GET_SREGS", "vCPU");
   set_long_mode(special);
-  if (::ioctl(fd_.get(), KVM_SET_SREGS, &special) != 0) return syscall_error("KVM_SET_SREGS", "vCPU");
+  if (::ioctl(fd_.get(), KVM_SET_SREGS, &special) != 0)
+    return syscall_error("KVM_SET_SREGS", "vCPU");
   kvm_regs registers{};
   registers.rip = kCodeAddress;
   registers.rflags = 0x3202;  // its one fixed bit, interrupts (there are none), ports for user mode
   registers.rdi = number_;
   registers.rsp = kStacksAddress + (number_ + 1) * kStackBytes - sizeof(std::uint64_t);
-  if (::ioctl(fd_.get(), KVM_SET_REGS, &registers) != 0) return syscall_error("KVM_SET_REGS", "vCPU");
+  if (::ioctl(fd_.get(), KVM_SET_REGS, &registers) != 0)
+    return syscall_error("KVM_SET_REGS", "vCPU");
   return {};
 }
 
@@ -195,23 +197,18 @@ Result<VcpuState> KvmVcpu::save() {
             piece_of<kvm_regs>(fd_.get(), KVM_GET_REGS, Kind::kvm_regs, "KVM_GET_REGS"));
   PF_ASSIGN(StatePiece sregs,
             piece_of<kvm_sregs>(fd_.get(), KVM_GET_SREGS, Kind::kvm_sregs, "KVM_GET_SREGS"));
-  PF_ASSIGN(StatePiece xsave,
-            piece_of<kvm_xsave>(fd_.get(), KVM_GET_XSAVE, Kind::kvm_xsave, "KVM_GET_XSAVE"));
-  return VcpuState{std::move(regs), std::move(sregs), std::move(xsave)};
+  return VcpuState{std::move(regs), std::move(sregs)};
 }
 
 Result<void> KvmVcpu::load(const VcpuState& state) {
   kvm_regs regs{};
   kvm_sregs sregs{};
-  kvm_xsave xsave{};
-  const bool fits = state.size() == 3 && get(state, 0, StatePiece::Kind::kvm_regs, regs) &&
-                    get(state, 1, StatePiece::Kind::kvm_sregs, sregs) &&
-                    get(state, 2, StatePiece::Kind::kvm_xsave, xsave);
+  const bool fits = state.size() == 2 && get(state, 0, StatePiece::Kind::kvm_regs, regs) &&
+                    get(state, 1, StatePiece::Kind::kvm_sregs, sregs);
   if (!fits) {
     return fail(Errc::invalid, fmt::format("vCPU {}: not the state of a KVM vCPU", number_));
   }
   if (::ioctl(fd_.get(), KVM_SET_SREGS, &sregs) != 0) return syscall_error("KVM_SET_SREGS", "vCPU");
-  if (::ioctl(fd_.get(), KVM_SET_XSAVE, &xsave) != 0) return syscall_error("KVM_SET_XSAVE", "vCPU");
   if (::ioctl(fd_.get(), KVM_SET_REGS, &regs) != 0) return syscall_error("KVM_SET_REGS", "vCPU");
   return {};
 }

@@ -2,8 +2,8 @@
 // when the guest has moved away, or when the guest cannot run on.
 //
 // Exit codes: 0 ended as asked or moved away and nothing was ever bad, 1 failed or the guest found something bad, 2 usage.
-#include <fmt/core.h>
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>

@@ -15,11 +15,10 @@ constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
 constexpr std::uint64_t kPagesInMib = kMib / kGuestPageBytes;
 constexpr std::uint64_t kMibMax = std::uint64_t{1} << 20;
 
-const std::map<std::string, MemoryKind> kMemoryKinds{
-    {"anonymous", MemoryKind::anonymous},
-    {"memfd", MemoryKind::memfd},
-    {"thp", MemoryKind::transparent_huge},
-    {"hugetlb", MemoryKind::hugetlb}};
+const std::map<std::string, MemoryKind> kMemoryKinds{{"anonymous", MemoryKind::anonymous},
+                                                     {"memfd", MemoryKind::memfd},
+                                                     {"thp", MemoryKind::transparent_huge},
+                                                     {"hugetlb", MemoryKind::hugetlb}};
 const std::map<std::string, Distribution> kDistributions{{"uniform", Distribution::uniform},
                                                          {"zipf", Distribution::zipf},
                                                          {"sequential", Distribution::sequential}};
@@ -138,16 +137,27 @@ VmSettings vm_settings(const Raw& raw) {
 
 std::vector<std::string> incoming_command(const Raw& raw) {
   std::error_code ignored;
-  std::vector<std::string> words{
-      std::filesystem::read_symlink("/proc/self/exe", ignored).string(), "--incoming", "--hook",
-      "{socket}", "--name", raw.name, "--memory-mib", fmt::to_string(raw.memory_mib),
-      "--memory-kind", raw.memory_kind, "--memory-slots", fmt::to_string(raw.memory_slots),
-      "--vcpus", fmt::to_string(raw.vcpus), "--dirty-source", raw.dirty_source};
+  std::vector<std::string> words{std::filesystem::read_symlink("/proc/self/exe", ignored).string(),
+                                 "--incoming",
+                                 "--hook",
+                                 "{socket}",
+                                 "--name",
+                                 raw.name,
+                                 "--memory-mib",
+                                 fmt::to_string(raw.memory_mib),
+                                 "--memory-kind",
+                                 raw.memory_kind,
+                                 "--memory-slots",
+                                 fmt::to_string(raw.memory_slots),
+                                 "--vcpus",
+                                 fmt::to_string(raw.vcpus),
+                                 "--dirty-source",
+                                 raw.dirty_source};
   if (raw.threads) words.emplace_back("--threads");
   if (raw.disk.empty()) return words;
   const std::string disk = std::filesystem::absolute(raw.disk, ignored).string();
-  for (const std::string& word : {std::string("--disk"), disk, std::string("--disk-mib"),
-                                  fmt::to_string(raw.disk_mib)}) {
+  for (const std::string& word :
+       {std::string("--disk"), disk, std::string("--disk-mib"), fmt::to_string(raw.disk_mib)}) {
     words.push_back(word);
   }
   return words;

@@ -13,7 +13,7 @@ namespace pageferry::demo {
 
 // A part of a vCPU's state, as bytes: kinds of a KVM vCPU and of a thread.
 struct StatePiece {
-  enum class Kind : std::uint32_t { kvm_regs = 1, kvm_sregs = 2, kvm_xsave = 3, registers = 16 };
+  enum class Kind : std::uint32_t { kvm_regs = 1, kvm_sregs = 2, registers = 16 };
   Kind kind = Kind::registers;
   std::vector<std::byte> bytes;
   friend bool operator==(const StatePiece&, const StatePiece&) = default;

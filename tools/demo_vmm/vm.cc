@@ -232,7 +232,8 @@ Budget Vm::budget(std::uint32_t vcpu, Ask ask) {
 void Vm::disk(std::uint32_t vcpu) {
   if (!disk_) return;
   const DiskRequest request = page_of(vcpu).request;
-  disk_->submit({vcpu, request.number, request.block, static_cast<std::uint32_t>(request.operation)});
+  disk_->submit(
+      {vcpu, request.number, request.block, static_cast<std::uint32_t>(request.operation)});
 }
 
 void Vm::give_back(std::uint32_t vcpu) {

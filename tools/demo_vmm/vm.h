@@ -45,7 +45,8 @@ enum class RunState : std::uint8_t { paused, running, failed };
 struct VmStatus {
   RunState run_state = RunState::paused;
   std::string failure;  // of a vCPU, or of the balloon
-  Report report{};      // added up; `checks`, `filled`: the least of all vCPUs; first bad: of the lowest vCPU
+  Report
+      report{};  // added up; `checks`, `filled`: the least of all vCPUs; first bad: of the lowest vCPU
   std::uint64_t given_back_bytes = 0;
 };
 

@@ -15,7 +15,8 @@ bool is_shared(MemoryKind kind) {
 
 Result<UniqueFd> open_file(MemoryKind kind, std::uint64_t bytes) {
   if (!is_shared(kind)) return UniqueFd();
-  const unsigned huge = kind == MemoryKind::hugetlb ? MFD_HUGETLB | (21U << 26) : 0U;  // 2^21: 2 MiB
+  const unsigned huge =
+      kind == MemoryKind::hugetlb ? MFD_HUGETLB | (21U << 26) : 0U;  // 2^21: 2 MiB
   UniqueFd fd(::memfd_create("demo-vmm", MFD_CLOEXEC | huge));
   if (!fd.valid()) return syscall_error("memfd_create", "guest memory");
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {

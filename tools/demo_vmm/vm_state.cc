@@ -17,8 +17,8 @@ constexpr std::size_t kFixedBytes = 72;
 constexpr std::size_t kLengthAt = 12;
 constexpr std::size_t kCrcBytes = 4;
 constexpr std::uint32_t kPiecesMax = 8;
-constexpr std::uint32_t kPieceBytesMax = 4'096;
-constexpr std::size_t kStateBytesMax = std::size_t{1} << 20;
+constexpr std::uint32_t kPieceBytesMax = 65'536;
+constexpr std::size_t kStateBytesMax = std::size_t{4} << 20;
 
 using Bytes = std::vector<std::byte>;
 
@@ -86,8 +86,8 @@ Result<void> check_whole(std::span<const std::byte> bytes) {
   const std::size_t crc_at = bytes.size() - kCrcBytes;
   const auto said = load_le<std::uint32_t>(bytes, crc_at);
   if (const auto actual = crc32c(bytes.first(crc_at)); actual != said) {
-    return fail(Errc::corrupt, fmt::format("demo VMM state: checksum {:#010x}, must be {:#010x}",
-                                           actual, said));
+    return fail(Errc::corrupt,
+                fmt::format("demo VMM state: checksum {:#010x}, must be {:#010x}", actual, said));
   }
   return {};
 }
@@ -176,8 +176,8 @@ Result<VmState> decode_vm_state(std::span<const std::byte> bytes) {
     state.vcpus.push_back(std::move(vcpu));
   }
   if (reader.left_bytes() != 0) {
-    return fail(Errc::corrupt, fmt::format("demo VMM state: {} bytes behind the last vCPU",
-                                           reader.left_bytes()));
+    return fail(Errc::corrupt,
+                fmt::format("demo VMM state: {} bytes behind the last vCPU", reader.left_bytes()));
   }
   return state;
 }

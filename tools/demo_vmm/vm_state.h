@@ -10,7 +10,7 @@
 //   32  rates           4 x u64: pages written, pages verified, disk requests, give-backs a second
 //   64  given back      u64, bytes since the guest began
 //   72  disk requests   24 bytes each: u32 vCPU, u32 operation, u64 number, u64 block
-//       vCPUs           each: u32 pieces (1 to 8), u32 zero; each piece: u32 kind, u32 bytes (1 to 4096), the bytes
+//       vCPUs           each: u32 pieces (1 to 8), u32 zero; each piece: u32 kind, u32 bytes (1 to 65536), the bytes
 //       checksum        u32, crc32c of all before
 //
 // Little-endian. What is in a KVM piece is the kernel's structure as it is on x86-64; its size is checked where it is loaded.

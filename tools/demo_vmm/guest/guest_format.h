@@ -60,8 +60,8 @@ struct Parameters {
   Distribution distribution;
   std::uint32_t regions_used;
   Region regions[kRegionsMax];
-  std::uint64_t data_pages;         // of all regions
-  std::uint64_t fill_pages;         // written once before the work begins; the others begin as zeros
+  std::uint64_t data_pages;  // of all regions
+  std::uint64_t fill_pages;  // written once before the work begins; the others begin as zeros
   std::uint64_t working_set_pages;  // of all vCPUs together
   std::uint64_t give_back_pages;    // what the balloon takes at once: 1, or 512 on huge pages
   std::uint64_t disk_blocks;        // of 4 KiB; 0: no disk
@@ -77,14 +77,15 @@ inline constexpr std::uint32_t kKnownBad = 0x80000000;
 
 enum class BadKind : std::uint64_t {
   none = 0,
-  content = 1,      // neither this version nor an older one: torn, flipped, or of another page
-  stale = 2,        // whole, but of another version
-  not_zero = 3,     // was given back or never written, and is not zero
-  entry = 4,        // the entry does not belong there
-  version_sum = 5,  // the entries do not add up to what the vCPU's registers say: old ones among them
-  registers = 6,    // the heartbeat in memory is not the one in the registers: two different moments
-  block = 7,        // a disk block, read back
-  disk = 8,         // the disk said that it failed
+  content = 1,   // neither this version nor an older one: torn, flipped, or of another page
+  stale = 2,     // whole, but of another version
+  not_zero = 3,  // was given back or never written, and is not zero
+  entry = 4,     // the entry does not belong there
+  version_sum =
+      5,          // the entries do not add up to what the vCPU's registers say: old ones among them
+  registers = 6,  // the heartbeat in memory is not the one in the registers: two different moments
+  block = 7,      // a disk block, read back
+  disk = 8,       // the disk said that it failed
 };
 
 // Each vCPU's own. Only ever counted up, except first_bad_*, which are set once.
@@ -99,7 +100,8 @@ struct Report {
   std::uint64_t filled;  // 1: its pages are filled, the work has begun
   std::uint64_t bad;
   BadKind first_bad_kind;
-  std::uint64_t first_bad_address;  // guest-physical; of a block: kBlockAddress + offset on the disk
+  std::uint64_t
+      first_bad_address;  // guest-physical; of a block: kBlockAddress + offset on the disk
 };
 inline constexpr std::uint64_t kBlockAddress = std::uint64_t{1} << 62;
 
@@ -129,11 +131,14 @@ struct VcpuPage {
 static_assert(sizeof(VcpuPage) == kGuestPageBytes);
 
 // Ports of 32 bits.
-inline constexpr std::uint16_t kPortBudget = 0x500;      // in: a Budget; the VMM may let it wait
-inline constexpr std::uint16_t kPortBudgetNow = 0x504;   // in: the same at once: the guest has work of its own
-inline constexpr std::uint16_t kPortDisk = 0x508;        // out: VcpuPage.request
-inline constexpr std::uint16_t kPortGiveBack = 0x50c;    // out: VcpuPage.give_back; done when the guest goes on
-inline constexpr std::uint16_t kPortImpossible = 0x510;  // out: the guest cannot go on; the value is its line
+inline constexpr std::uint16_t kPortBudget = 0x500;  // in: a Budget; the VMM may let it wait
+inline constexpr std::uint16_t kPortBudgetNow =
+    0x504;  // in: the same at once: the guest has work of its own
+inline constexpr std::uint16_t kPortDisk = 0x508;  // out: VcpuPage.request
+inline constexpr std::uint16_t kPortGiveBack =
+    0x50c;  // out: VcpuPage.give_back; done when the guest goes on
+inline constexpr std::uint16_t kPortImpossible =
+    0x510;  // out: the guest cannot go on; the value is its line
 
 // What one vCPU may do until it asks again. As 32 bits: 10 writes, 10 reads, 4 disk requests, 6 give-backs, 2 check.
 struct Budget {

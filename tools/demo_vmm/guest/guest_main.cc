@@ -1,6 +1,6 @@
 // The bare guest: 64-bit code without operating system, library, interrupts or timer. Each vCPU begins in guest_main with its number, runs
-// its Workload and asks the VMM for more. Built as a flat image for kCodeAddress (guest.ld); vector registers are left to us (built with
-// -mgeneral-regs-only), so that xmm15 can hold a second copy of the heartbeat counter: vCPU state that is in no memory.
+// its Workload and asks the VMM for more. Built as a flat image for kCodeAddress (guest.ld). The base of FS, which nothing here uses, holds
+// a second copy of the heartbeat counter: vCPU state that is in no memory.
 //
 // It runs in user mode, with the right to use ports (IOPL 3), and needs nothing else of a CPU. A KVM that has no hardware below it (PVM)
 // runs user mode as it is; it would emulate every instruction of a kernel that does not know it, 500 times slower.
@@ -26,11 +26,11 @@ class BareMachine {
   }
   std::uint64_t heartbeats() const {
     std::uint64_t value = 0;
-    asm volatile("movq %%xmm15, %0" : "=r"(value));
+    asm volatile("rdfsbase %0" : "=r"(value));
     return value;
   }
   void set_heartbeats(std::uint64_t value) const {
-    asm volatile("movq %0, %%xmm15" : : "r"(value));
+    asm volatile("wrfsbase %0" : : "r"(value));
   }
   void ring_disk() const { out(kPortDisk, 1); }
   void ring_give_back() const { out(kPortGiveBack, 1); }
