@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The part of tools/demo --vmm behind the build: the demo VMM's guest is moved there and back while it works, and judges its memory."""
+"""The part of tools/demo --vmm behind the build: the demo VMM's guest is moved there and back while
+it works, and judges its memory."""
 
 import argparse
 import sys

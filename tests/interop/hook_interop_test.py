@@ -79,7 +79,8 @@ class HookRig:
         deadline = time.monotonic() + 30
         while not path.with_name(path.name + ".reached").exists():
             if time.monotonic() > deadline or tool.process.poll() is not None:
-                raise SystemExit(f"FAIL {command} did not come to {point}: {tool.wait(1).explain()}")
+                said_so = tool.wait(1).explain()
+                raise SystemExit(f"FAIL {command} did not come to {point}: {said_so}")
             time.sleep(0.005)
         return tool, path.touch
 
@@ -90,9 +91,8 @@ def said(outcome):
 
 
 def expect_code(outcome, code, text=""):
-    expect(
-        outcome.code == code and text in said(outcome), f"exit {code}, says {text!r}: {said(outcome)}"
-    )
+    words = said(outcome)
+    expect(outcome.code == code and text in words, f"exit {code}, says {text!r}: {words}")
 
 
 def expect_one_vmm(vm):
