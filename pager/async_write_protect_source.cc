@@ -42,9 +42,8 @@ Result<void> AsyncWriteProtectSource::begin() {
     reason.value().code = Errc::unsupported;  // no /proc, or a process that may not be looked into
     return reason;
   }
-  PF_ASSIGN(memory_,
-            WriteProtectedMemory::make(layout(), block_addresses_, kFeatures,
-                                       WriteProtectedMemory::KernelFaults::answered_by_kernel));
+  PF_ASSIGN(memory_, WriteProtectedMemory::make(layout(), block_addresses_, kFeatures,
+                                                KernelFaults::answered_by_kernel));
   pagemap_ = std::move(pagemap);
   regions_.resize(kRegionsPerScan);
   return {};

@@ -49,7 +49,22 @@ void BackingTransfer::split_read(PageRun run) {
   reads_pending_ += static_cast<unsigned>(run.pages) - 1;
 }
 
+void BackingTransfer::fail_read(PageRun run) {
+  slots_.erase(find(run));
+  --reads_pending_;
+  spoiled_ = true;
+}
+
+std::vector<PagePiece> BackingTransfer::in_hand() const {
+  std::vector<PagePiece> pieces;
+  for (const Slot& slot : slots_) {
+    if (slot.state == Slot::State::here && !slot.piece.zero()) pieces.push_back(slot.piece);
+  }
+  return pieces;
+}
+
 const PagePiece* BackingTransfer::front() const {
+  if (spoiled_) return nullptr;
   if (slots_.empty() || slots_.front().state != Slot::State::here) return nullptr;
   return &slots_.front().piece;
 }

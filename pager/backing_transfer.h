@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 #include "pager/page.h"
 #include "pager/page_piece.h"
@@ -37,6 +38,12 @@ class BackingTransfer {
   // A planned read failed and is tried again page by page: each page is now a planned read of its
   // own.
   void split_read(PageRun run);
+  // A planned read failed for good: the transfer is spoiled, and nothing more of it leaves.
+  void fail_read(PageRun run);
+  bool spoiled() const { return spoiled_; }
+  // Of a spoiled one: the pages that have left, and those in hand.
+  PageRun sent_run() const { return {.first = unit_.first, .pages = sent_pages_}; }
+  std::vector<PagePiece> in_hand() const;
 
   // The next pages to send, or nullptr while they are not here. Call sent() for as many as left.
   const PagePiece* front() const;
@@ -57,6 +64,7 @@ class BackingTransfer {
   PageIndex planned_to_;
   std::uint64_t sent_pages_ = 0;
   unsigned reads_pending_ = 0;
+  bool spoiled_ = false;
   std::deque<Slot> slots_;  // ascending, without gaps, from the first unsent page to planned_to_
 };
 

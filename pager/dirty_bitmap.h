@@ -38,6 +38,9 @@ class DirtyBitmap {
   // Bits from run.pages on are ignored. Precondition: `words` holds run.pages bits (checked).
   void set_where(PageRun run, std::span<const std::uint64_t> words);
 
+  // Bit i % 64 of word i / 64 is page i; bits behind the last page are 0. Valid until the bitmap changes.
+  std::span<const std::uint64_t> words() const { return words_; }
+
   // The first set page from `from` on, with all that are set behind it without a gap, at most pages_max of them. nullopt: none.
   // Preconditions: raw(from) <= pages(); pages_max > 0.
   std::optional<PageRun> next_run(PageIndex from, std::uint64_t pages_max) const;

@@ -53,4 +53,10 @@ std::span<const std::byte> GuestMemory::bytes(PageRun run) const {
   return {block_addresses_[number] + offset, bytes_of_pages(run.pages)};
 }
 
+Result<std::uint64_t> GuestMemory::put(PageRun run, PageSink& sink) {
+  const PageRun piece = within_block(run);
+  PF_TRY(sink.put_lent_pages(piece, bytes(piece)));
+  return piece.pages;
+}
+
 }  // namespace pageferry

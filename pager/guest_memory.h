@@ -12,18 +12,31 @@
 
 #include "pager/memory_layout.h"
 #include "pager/page.h"
+#include "pager/page_sink.h"
 #include "transport/os/error.h"
 
 namespace pageferry {
 
-class GuestMemory {
+// What PageOut takes pages from. Thread rule: one thread.
+class GuestPages {
+ public:
+  virtual ~GuestPages() = default;
+  virtual const MemoryLayout& layout() const = 0;
+  // Puts a part of `run` from its first page on, at least one page, into the sink: as it is now. How many. Precondition: run.pages > 0,
+  // inside the layout. Errors: the sink's, and those of reading the memory.
+  virtual Result<std::uint64_t> put(PageRun run, PageSink& sink) = 0;
+};
+
+class GuestMemory final : public GuestPages {
  public:
   // Block i of the layout begins at block_addresses[i]. Errc::invalid names the block: null, not on a page border, or overlapping
   // another one; or their number differs.
   static Result<GuestMemory> make(const MemoryLayout& layout,
                                   std::vector<const std::byte*> block_addresses);
 
-  const MemoryLayout& layout() const { return *layout_; }
+  const MemoryLayout& layout() const override { return *layout_; }
+  // Lent to the sink (PageSink::put_lent_pages).
+  Result<std::uint64_t> put(PageRun run, PageSink& sink) override;
 
   // The part of `run`, from its first page on, that lies in one block. Precondition: run.pages > 0, run.first inside the layout.
   PageRun within_block(PageRun run) const;

@@ -29,10 +29,10 @@ PageIn::PageIn(PageSupply& supply, const MemoryLayout& layout, SentMap sent, Pag
       layout_(&layout),
       outlet_(&outlet),
       clock_(&clock),
-      options_(options),
+      options_(std::move(options)),
       sent_(std::move(sent)),
-      prefetcher_(supply, layout, sent_, options.order),
-      window_(options.prefetch_bytes_in_flight_max, options.prefetch_bandwidth_bytes_per_s),
+      prefetcher_(supply, layout, sent_, options_.order, options_.recorded),
+      window_(options_.prefetch_bytes_in_flight_max, options_.prefetch_bandwidth_bytes_per_s),
       tickets_(supply) {}
 
 Result<void> PageIn::step() {
@@ -70,7 +70,8 @@ Nanoseconds PageIn::background_rest() const {
   Nanoseconds rest{0};
   // The rest of the guest is nobody's hurry: prefetch then idles half as long as it works, so that it does not use up what the
   // host allows in CPU time.
-  if (prefetcher_.sweeping()) rest = 3 * background_cost_ / 2;
+  if (prefetcher_.sweeping() && options_.sweep == SweepPace::resting)
+    rest = 3 * background_cost_ / 2;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);
@@ -125,6 +126,7 @@ void PageIn::request_backing(PageRun unit) {
   prefetcher_.note_fault(unit.first);
   if (sent_.state(last) == PageState::absent) {
     sent_.take(unit);
+    note_touch(unit);
     backing_wanted_.push_back(unit);
   } else if (backing_prefetch_ == unit) {
     backing_prefetch_.reset();
@@ -170,6 +172,7 @@ void PageIn::start_fault(PageIndex fault) {
       continue;
     }
     sent_.take(run);
+    note_touch(run);
     if (!zero) {
       if (holds_fault)
         read_fault(fault, run);
@@ -202,13 +205,17 @@ void PageIn::read_fault(PageIndex fault, PageRun run) {
 
 // A page that prefetch has taken is wanted now: finds it wherever it is and puts it in front (I2).
 void PageIn::promote(PageIndex page) {
-  if (promote_in(around_, page) || promote_in(background_, page)) return;
-  for (const Purpose purpose : {Purpose::demand, Purpose::around, Purpose::prefetch}) {
+  const PageRun run{.first = page, .pages = 1};
+  if (promote_in(around_, page)) return;
+  if (promote_in(background_, page)) return note_touch(run);
+  for (const Purpose purpose : {Purpose::demand, Purpose::around}) {
     if (promote_read(purpose, page)) return;
   }
+  if (promote_read(Purpose::prefetch, page)) return note_touch(run);
   for (auto& [ticket, read] : reads_) {
     if (raw(page) < raw(read.run.first) || page - read.run.first >= read.run.pages) continue;
     read.wanted.push_back(page);
+    if (read.purpose == Purpose::prefetch) note_touch(run);
     return;
   }
   // In demanded_ already, or a page that could not be proved (I5): nothing to do.

@@ -16,8 +16,8 @@
 //       by kReadyBytesMax.
 //   I4  Of a backing page larger than a page, all pages leave on one channel, ascending, with no
 //       other page in between.
-//   I5  A page whose read failed alone is never sent: failure() names it, prefetch ends, other
-//       requests are still served.
+//   I5  A page whose read failed alone is never sent. Either failure() names it and prefetch ends, while other
+//       requests are still served; or it is set aside (UnprovedPages), and all others come.
 //
 // Thread rule: one thread; counters() and fault_latency() may be read from any.
 // Lifetime: supply, layout, outlet and clock outlive it. Reads may be in flight at the supply when
@@ -27,6 +27,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -41,6 +42,7 @@
 #include "pager/prefetch_order.h"
 #include "pager/prefetch_window.h"
 #include "pager/sent_map.h"
+#include "pager/touch_record.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 
@@ -56,8 +58,26 @@ enum class PrefetchPace : std::uint8_t {
   full,
 };
 
+// What becomes of the rest when a page cannot be proved.
+enum class UnprovedPages : std::uint8_t {
+  end_prefetch,  // failure(); only requests are served
+  set_aside,     // unproved(); the rest goes on
+};
+
+// How the sweep over what nobody is known to want soon uses the machine.
+enum class SweepPace : std::uint8_t {
+  resting,  // idles half as long as it works, so that it does not use up what the host allows in CPU time
+  full,
+};
+
+enum class TouchRecording : std::uint8_t { off, on };
+
 struct PageInOptions {
   PrefetchOrder order = PrefetchOrder::hot;
+  std::vector<PageRun> recorded{};  // for PrefetchOrder::recorded; inside the layout
+  TouchRecording recording = TouchRecording::off;
+  UnprovedPages unproved = UnprovedPages::end_prefetch;
+  SweepPace sweep = SweepPace::resting;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
   // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.
@@ -99,6 +119,25 @@ class PageIn {
   // The first page that could not be proved; the message names block and offset.
   const std::optional<Error>& failure() const { return failure_; }
 
+  // It was handed to the outlet, or was there from the start.
+  bool has_left(PageIndex page) const { return sent_.state(page) == PageState::sent; }
+  std::uint64_t pages_left() const { return sent_.pages_sent(); }
+
+  // With UnprovedPages::set_aside: pages, or whole backing pages, whose last read failed; by their first page. They are not under way.
+  struct Unproved {
+    PageRun run;
+    Error error;
+  };
+  const std::map<std::uint64_t, Unproved>& unproved() const { return unproved_; }
+  // Somebody waits for it.
+  bool is_wanted(PageIndex first) const { return open_faults_.contains(raw(first)); }
+  // Preconditions for both: `first` is in unproved(), and leaves it. The storage may have recovered: read as if asked for.
+  void read_again(PageIndex first);
+  // The outlet has settled it in another way; counts as left.
+  void settle_unproved(PageIndex first);
+
+  // TouchRecording::on: so far.
+  const TouchRecord& touches() const { return touches_; }
   const PageInCounters& counters() const { return counters_; }
   // From request() to the page's hand-over to the outlet.
   const LatencyHistogram& fault_latency() const { return fault_latency_; }
@@ -116,6 +155,9 @@ class PageIn {
   void request_backing(PageRun unit);
   void start_fault(PageIndex page);
   void read_fault(PageIndex fault, PageRun run);
+  void note_touch(PageRun run) {
+    if (options_.recording == TouchRecording::on) touches_.note(run);
+  }
   void promote(PageIndex page);
   bool promote_in(Queue& queue, PageIndex page);
   bool promote_read(Purpose from, PageIndex page);
@@ -128,6 +170,9 @@ class PageIn {
   void collect();
   void take_done(const Read& read, PagePiece piece);
   void take_failed(Read read, const Error& error);
+  Error unproved_error(PageIndex page, const Error& error) const;
+  void set_aside(PageIndex page, Error error);
+  void drop_spoiled(PageChannel channel);
   BackingTransfer* transfer_holding(PageIndex page);
   bool ready_full() const;
   void start_prefetch();
@@ -188,6 +233,8 @@ class PageIn {
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;
   std::optional<Error> failure_;
+  std::map<std::uint64_t, Unproved> unproved_;
+  TouchRecord touches_;
   PageInCounters counters_;
   LatencyHistogram fault_latency_;
 };

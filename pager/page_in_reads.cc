@@ -2,8 +2,6 @@
 //
 // A read of several pages that fails says nothing about each of them: it is tried again page by
 // page, and only a page that fails alone is given up (I5).
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -101,12 +99,10 @@ void PageIn::take_failed(Read read, const Error& error) {
     wants_step_ = true;
     return;
   }
-  if (failure_) return;
-  const RamBlock& block = layout_->blocks()[layout_->block_of(read.run.first)];
-  failure_ = with_context(error, fmt::format("page {} (block '{}', offset {:#x}) cannot be proved",
-                                             raw(read.run.first), block.name,
-                                             bytes_of_pages(read.run.first - block.first_page)))
-                 .value();
+  if (options_.unproved == UnprovedPages::set_aside) {
+    return set_aside(read.run.first, unproved_error(read.run.first, error));
+  }
+  if (!failure_) failure_ = unproved_error(read.run.first, error);
 }
 
 BackingTransfer* PageIn::transfer_holding(PageIndex page) {
@@ -134,6 +130,8 @@ void PageIn::activate_transfers() {
       backing_prefetch_.reset();
     }
   }
+  drop_spoiled(PageChannel::urgent);
+  drop_spoiled(PageChannel::background);
   if (urgent_transfer_) read_for(*urgent_transfer_, Purpose::demand);
   if (background_transfer_) {
     read_for(*background_transfer_,
@@ -142,6 +140,7 @@ void PageIn::activate_transfers() {
 }
 
 void PageIn::read_for(BackingTransfer& transfer, Purpose purpose) {
+  if (transfer.spoiled()) return;
   std::deque<Read>& waiting = waiting_for(purpose);
   for (PageRun rest = transfer.unplanned(); rest.pages > 0; rest = transfer.unplanned()) {
     if (supply_->is_zero(rest.first)) {
@@ -184,6 +183,7 @@ void PageIn::start_prefetch() {
 
 void PageIn::take_choice(const PrefetchChoice& choice) {
   sent_.take(choice.run);
+  if (prefetcher_.replaying()) note_touch(choice.run);
   window_.note_started(clock_->now(), bytes_of_pages(choice.run.pages));
   if (choice.kind == PrefetchChoice::Kind::backing) {
     backing_prefetch_ = choice.run;

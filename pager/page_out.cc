@@ -24,7 +24,7 @@ std::uint64_t PassStats::bytes_per_s() const {
   return rate_bytes_per_s(bytes_of_pages(pages), duration);
 }
 
-PageOut::PageOut(const GuestMemory& memory, DirtySource& source, PageSink& sink,
+PageOut::PageOut(GuestPages& memory, DirtySource& source, PageSink& sink,
                  const CancelSignal& cancel, const Clock& clock)
     : memory_(memory),
       source_(source),
@@ -33,26 +33,33 @@ PageOut::PageOut(const GuestMemory& memory, DirtySource& source, PageSink& sink,
       clock_(clock),
       dirty_(memory.layout().pages()) {}
 
+Result<PageOut::LivePass> PageOut::run_live_pass() {
+  if (passes_ == 0) PF_TRY(source_.collect_into(dirty_));
+  const Nanoseconds start = clock_.now();
+  sink_.begin_pass(passes_ + 1);
+  LivePass live;
+  PF_ASSIGN(live.pass, run_pass());
+  PF_TRY(source_.collect_into(dirty_));
+  // A short pass says little about the store: its rate is that of the buffers
+  // before it.
+  if (live.pass.number == 1) first_pass_bytes_per_s_ = live.pass.bytes_per_s();
+  live.facts.passes_done = passes_;
+  live.facts.every_page_stored_once = true;
+  live.facts.remaining_bytes = bytes_of_pages(dirty_.count());
+  live.facts.write_bytes_per_s = first_pass_bytes_per_s_;
+  live.facts.dirty_bytes_per_s = rate_bytes_per_s(live.facts.remaining_bytes, clock_.now() - start);
+  return live;
+}
+
 Result<BrownoutStats> PageOut::run_brownout(const ConvergenceLimits& limits,
                                             const Observer& observer) {
   BrownoutStats stats;
-  PF_TRY(source_.collect_into(dirty_));
   for (;;) {
-    const Nanoseconds start = clock_.now();
-    sink_.begin_pass(passes_ + 1);
-    PF_ASSIGN(const PassStats pass, run_pass());
-    PF_TRY(source_.collect_into(dirty_));
-    stats.passes.push_back(pass);
-    stats.facts.passes_done = passes_;
-    stats.facts.every_page_stored_once = true;
-    stats.facts.remaining_bytes = bytes_of_pages(dirty_.count());
-    // A short pass says little about the store: its rate is that of the buffers
-    // before it.
-    stats.facts.write_bytes_per_s = stats.passes.front().bytes_per_s();
-    stats.facts.dirty_bytes_per_s =
-        rate_bytes_per_s(stats.facts.remaining_bytes, clock_.now() - start);
-    if (observer) observer(pass, stats.facts);
-    if (const auto end = brownout_end(limits, stats.facts)) {
+    PF_ASSIGN(const LivePass live, run_live_pass());
+    stats.passes.push_back(live.pass);
+    stats.facts = live.facts;
+    if (observer) observer(live.pass, live.facts);
+    if (const auto end = brownout_end(limits, live.facts)) {
       stats.end = *end;
       return stats;
     }
@@ -81,9 +88,8 @@ Result<void> PageOut::put(const DirtyBitmap& work) {
   PageIndex from{0};
   while (const auto run = work.next_run(from, kRunPagesMax)) {
     if (cancel_.canceled()) return fail(Errc::canceled, "page-out: canceled");
-    const PageRun piece = memory_.within_block(*run);
-    PF_TRY(sink_.put_lent_pages(piece, memory_.bytes(piece)));
-    from = piece.first + piece.pages;
+    PF_ASSIGN(const std::uint64_t done, memory_.put(*run, sink_));
+    from = run->first + done;
   }
   return {};
 }

@@ -51,14 +51,22 @@ class PageOut {
 
   // `source` was started and nothing was collected from it;
   // sink.begin(memory.layout()) was called.
-  PageOut(const GuestMemory& memory, DirtySource& source, PageSink& sink,
-          const CancelSignal& cancel, const Clock& clock);
+  PageOut(GuestPages& memory, DirtySource& source, PageSink& sink, const CancelSignal& cancel,
+          const Clock& clock);
+
+  // One pass of it: for a caller that decides by itself when the guest is
+  // stopped. Before the first pass everything is collected.
+  struct LivePass {
+    PassStats pass;
+    PassFacts facts;
+  };
+  Result<LivePass> run_live_pass();
 
   // Errors: canceled, the source's, the sink's. The guest has run on all the
   // time.
   Result<BrownoutStats> run_brownout(const ConvergenceLimits& limits, const Observer& observer);
 
-  // Preconditions: run_brownout() ended well, the guest is paused and D1 holds.
+  // Preconditions: run_brownout() or run_live_pass() ended well, the guest is paused and D1 holds.
   // After an error the guest may go on, and dirty() holds all that the sink
   // would still need.
   Result<PassStats> run_blackout();
@@ -70,13 +78,14 @@ class PageOut {
   Result<PassStats> run_pass();
   Result<void> put(const DirtyBitmap& work);
 
-  const GuestMemory& memory_;
+  GuestPages& memory_;
   DirtySource& source_;
   PageSink& sink_;
   const CancelSignal& cancel_;
   const Clock& clock_;
   DirtyBitmap dirty_;
   std::uint32_t passes_ = 0;
+  std::uint64_t first_pass_bytes_per_s_ = 0;
 };
 
 }  // namespace pageferry

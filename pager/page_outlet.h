@@ -28,6 +28,9 @@ class PageOutlet {
                                           std::span<const std::byte> bytes) = 0;
   // The same for pages that are all zero.
   virtual Result<std::uint64_t> put_zeros(PageChannel channel, PageRun run) = 0;
+  // The rest of the backing page that was begun on this channel will not come: what was taken of it must not arrive. Only asked of
+  // outlets that keep a backing page until it is whole.
+  virtual void forget_begun(PageChannel /*channel*/) {}
 };
 
 }  // namespace pageferry

@@ -29,10 +29,11 @@ bool Prefetcher::HotRegion::operator<(const HotRegion& other) const {
 }
 
 Prefetcher::Prefetcher(const PageSupply& supply, const MemoryLayout& layout, const SentMap& sent,
-                       PrefetchOrder order)
-    : supply_(&supply), layout_(&layout), sent_(&sent), order_(order) {
+                       PrefetchOrder order, std::span<const PageRun> recorded)
+    : supply_(&supply), layout_(&layout), sent_(&sent), order_(order), recorded_(recorded) {
   PF_CHECK(supply.layout().pages() == layout.pages() && sent.pages() == layout.pages());
-  if (order_ == PrefetchOrder::hot) {
+  if (order_ != PrefetchOrder::recorded) recorded_ = {};
+  if (follows_heat()) {
     region_states_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
     usual_version_ = sample_usual_version();
   }
@@ -49,13 +50,18 @@ PageIndex Prefetcher::region_end(std::uint64_t region) const {
 PrefetchChoice Prefetcher::next() {
   if (order_ == PrefetchOrder::none) return {};
   if (scope_ == Scope::recent_only) {
-    return order_ == PrefetchOrder::hot ? next_recent() : PrefetchChoice{};
+    return follows_heat() ? next_recent() : PrefetchChoice{};
   }
   std::uint64_t budget = kPagesLookedAtMax;
   sweeping_ = false;
-  if (order_ == PrefetchOrder::hot) {
+  replaying_ = false;
+  if (follows_heat()) {
     if (const PrefetchChoice recent = next_recent(); recent.kind != PrefetchChoice::Kind::done) {
       return recent;
+    }
+    if (const PrefetchChoice next = next_recorded(budget);
+        next.kind != PrefetchChoice::Kind::done) {
+      return next;
     }
     scan_versions();
     do {
@@ -100,6 +106,24 @@ PrefetchChoice Prefetcher::next_recent() {
     const PrefetchChoice choice = choice_at(*absent, run_end, Density::whole);
     // A choice that ends before the run, or goes beyond it (a backing page), is found again here and gone by then.
     return choice;
+  }
+  return {};
+}
+
+// The next of the pages that an earlier guest touched.
+PrefetchChoice Prefetcher::next_recorded(std::uint64_t& budget) {
+  while (recorded_cursor_ < recorded_.size()) {
+    if (budget == 0) return {PrefetchChoice::Kind::again, {}};
+    --budget;
+    const PageRun& run = recorded_[recorded_cursor_];
+    const PageIndex end = run.first + run.pages;
+    const auto absent = sent_->next_absent(run.first, end);
+    if (!absent) {
+      ++recorded_cursor_;
+      continue;
+    }
+    replaying_ = true;
+    return choice_at(*absent, end, Density::whole);
   }
   return {};
 }
@@ -214,7 +238,7 @@ PrefetchChoice Prefetcher::choice_at(PageIndex page, PageIndex end, Density dens
 }
 
 void Prefetcher::note_fault(PageIndex page) {
-  if (order_ != PrefetchOrder::hot) return;
+  if (!follows_heat()) return;
   const std::uint64_t index = raw(page) / kPrefetchRegionPages;
   RegionState& state = region_states_[index];
   if (state == RegionState::raised) return;

@@ -5,6 +5,8 @@
 //   linear  all stored pages in file order of the guest, then the zero pages
 //   hot     what the source wrote while its guest was stopped, then regions that faulted, then what
 //           it had dirtied before, the latest first, then as linear
+//   recorded  as hot, but after what the source wrote last come the pages that the guest touched first after an earlier restore
+//             (TouchRecord), in that order
 //
 // The guest is looked at in regions of 1 MiB. A region is hot when pages of it have a newer version
 // (PageSupply::version) than most of the guest, which a sample tells; several such pages make the
@@ -25,6 +27,7 @@
 #include <cstdint>
 #include <deque>
 #include <queue>
+#include <span>
 #include <vector>
 
 #include "pager/memory_layout.h"
@@ -34,7 +37,7 @@
 
 namespace pageferry {
 
-enum class PrefetchOrder : std::uint8_t { none, linear, hot };
+enum class PrefetchOrder : std::uint8_t { none, linear, hot, recorded };
 
 inline constexpr std::uint64_t kPrefetchRegionPages = 256;  // 1 MiB
 inline constexpr std::uint64_t kPrefetchRunPagesMax = 64;   // 256 KiB: the longest read
@@ -54,9 +57,9 @@ struct PrefetchChoice {
 
 class Prefetcher {
  public:
-  // `layout`: the destination's (its backing_page_bytes count). Same pages as supply.layout().
+  // `layout`: the destination's (its backing_page_bytes count). Same pages as supply.layout(). `recorded`: runs inside it; outlives this.
   Prefetcher(const PageSupply& supply, const MemoryLayout& layout, const SentMap& sent,
-             PrefetchOrder order);
+             PrefetchOrder order, std::span<const PageRun> recorded = {});
 
   // The next absent pages, all in one block. The caller takes them in the sent map before it calls
   // again, or drops them: they are then found again only by the linear pass.
@@ -66,6 +69,8 @@ class Prefetcher {
   void set_scope(Scope scope) { scope_ = scope; }
   // What is known to be wanted soon has been chosen; next() is at the rest.
   bool sweeping() const { return sweeping_; }
+  // The last choice was a recorded one.
+  bool replaying() const { return replaying_; }
   // The guest asked for this page. In a hot region, or at the second time: what lies around it, upwards first, goes next.
   void note_fault(PageIndex page);
 
@@ -89,6 +94,10 @@ class Prefetcher {
   std::uint32_t sample_usual_version() const;
   void scan_versions();
   PrefetchChoice next_recent();
+  PrefetchChoice next_recorded(std::uint64_t& budget);
+  bool follows_heat() const {
+    return order_ == PrefetchOrder::hot || order_ == PrefetchOrder::recorded;
+  }
   bool next_walk(Walk& walk);
   PrefetchChoice advance(Walk& walk, std::uint64_t& budget);
   PrefetchChoice sweep(std::uint64_t& budget);
@@ -103,11 +112,14 @@ class Prefetcher {
   PrefetchOrder order_;
   Scope scope_ = Scope::everything;
   bool sweeping_ = false;
+  bool replaying_ = false;
 
   std::uint32_t usual_version_ = 0;  // newer is hot
   enum class RegionState : std::uint8_t { quiet, hot, faulted, raised };
   std::vector<RegionState> region_states_;
   std::size_t recent_cursor_ = 0;  // in supply_->recent_pages()
+  std::span<const PageRun> recorded_;
+  std::size_t recorded_cursor_ = 0;
   std::priority_queue<HotRegion> hot_;
   std::deque<Walk> raised_;  // regions that faulted, the next one at the front; at most kRaisedMax
   Walk walk_;                // the hot or raised region that is being emptied

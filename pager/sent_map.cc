@@ -53,6 +53,15 @@ void SentMap::mark_sent(PageRun run) {
   pages_sent_ += run.pages;
 }
 
+void SentMap::take_back(PageRun run) {
+  check_inside(run);
+  for_each_word(run, [this](std::size_t word, std::uint64_t mask) {
+    PF_CHECK((sent_[word] & mask) == mask);
+    sent_[word] &= ~mask;
+  });
+  pages_sent_ -= run.pages;
+}
+
 void SentMap::mark_received(PageRun run) {
   take(run);
   mark_sent(run);

@@ -37,6 +37,8 @@ class SentMap {
   void give_back(PageRun run);
   // in flight -> sent. Precondition: all in flight (checked).
   void mark_sent(PageRun run);
+  // sent -> in flight: they were taken as a part of something that will not be completed. Precondition: all sent (checked).
+  void take_back(PageRun run);
   // absent -> sent: the destination says that it has the page (recovery). Precondition: all absent
   // (checked).
   void mark_received(PageRun run);

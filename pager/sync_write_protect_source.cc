@@ -67,12 +67,12 @@ SyncWriteProtectSource::SyncWriteProtectSource(const MemoryLayout& layout,
 Result<void> SyncWriteProtectSource::begin() {
   stop_event_.reset(::eventfd(0, EFD_CLOEXEC));
   if (!stop_event_.valid()) return syscall_error("eventfd", "of dirty tracking");
-  PF_ASSIGN(const std::uint64_t has, WriteProtectedMemory::kernel_features());
+  PF_ASSIGN(const std::uint64_t has, userfault_features());
   populate_ = absent_pages_ == AbsentPages::populated || (has & kUserfaultWpUnpopulated) == 0;
   PF_ASSIGN(memory_,
             WriteProtectedMemory::make(layout(), block_addresses_,
                                        kFeatures | (populate_ ? 0 : kUserfaultWpUnpopulated),
-                                       WriteProtectedMemory::KernelFaults::answered_by_us));
+                                       KernelFaults::answered_by_us));
   failure_.reset();
   unprotected_.mark_all();
   const SignalsBlocked none_for_the_thread;

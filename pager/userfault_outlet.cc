@@ -25,6 +25,14 @@ namespace {
 
 constexpr std::size_t kFaultsPerRead = 16;
 
+// <linux/userfaultfd.h> has them from 6.6 on.
+struct LinuxUffdioPoison {
+  uffdio_range range;
+  __u64 mode = 0;
+  __s64 updated = 0;
+};
+constexpr unsigned long kLinuxUffdioPoison = _IOWR(UFFDIO, 0x08, LinuxUffdioPoison);
+
 // Never Errc::io: that would say that a page cannot be proved, and the guest be given up for lost. It only waits.
 Unexpected refused(std::string_view call, std::string_view subject, int error) {
   Unexpected reason = syscall_error(call, subject, error);
@@ -81,7 +89,30 @@ Result<void> UserfaultOutlet::wake_all() {
 
 Result<void> UserfaultOutlet::wake(PageRun run) {
   PF_CHECK(is_open());
-  return wake_range(target_of(run.first).address, bytes_of_pages(run.pages));
+  while (run.pages > 0) {
+    const RamBlock& block = layout_->blocks()[layout_->block_of(run.first)];
+    const std::uint64_t pages = std::min(run.pages, block.pages() - (run.first - block.first_page));
+    PF_TRY(wake_range(target_of(run.first).address, bytes_of_pages(pages)));
+    run = {.first = run.first + pages, .pages = run.pages - pages};
+  }
+  return {};
+}
+
+Result<UserfaultOutlet::Poison> UserfaultOutlet::poison(PageRun run) {
+  PF_CHECK(is_open());
+  const Target target = target_of(run.first);
+  const std::uint64_t bytes = bytes_of_pages(run.pages);
+  auto placed = place(
+      "UFFDIO_POISON", target.address, bytes, target.backing_page_bytes, [&](std::uint64_t done) {
+        LinuxUffdioPoison request{.range = {.start = target.address + done, .len = bytes - done}};
+        const int answer = ::ioctl(fd(), kLinuxUffdioPoison, &request);
+        return answer == 0 || errno == EAGAIN ? std::int64_t{request.updated} : -1;
+      });
+  if (placed) return *placed == bytes ? Poison::done : Poison::given_back;
+  if (placed.error().sys_errno == EINVAL || placed.error().sys_errno == ENOTTY) {
+    return Poison::not_supported;
+  }
+  return tl::make_unexpected(std::move(placed).error());
 }
 
 UserfaultOutlet::Target UserfaultOutlet::target_of(PageIndex page) const {

@@ -66,21 +66,24 @@ class UserfaultOutlet final : public PageOutlet {
   // Whoever waits for a page asks again: for a page that another reader of the userfaultfd has heard of and will not bring.
   // Precondition: is_open(). Errors: gone, vmm.
   Result<void> wake_all();
-  // Of this run only, which lies in one block.
+  // Of this run only.
   Result<void> wake(PageRun run);
+
+  // Whoever touches these pages gets SIGBUS, if they are missing (UFFDIO_POISON). `run`: inside one block, whole backing pages. Not
+  // `supported`: by this kernel; nothing is changed.
+  enum class Poison : std::uint8_t { done, given_back, not_supported };
+  Result<Poison> poison(PageRun run);
 
   // Makes the backing page that holds `page` zero, if it is missing, whatever is gathered meanwhile. False: given back.
   // Precondition: is_open(). Errors: as put_zeros.
   Result<bool> put_zero_backing_page(PageIndex page);
-  // The rest of the backing page that is being gathered for this channel will not come.
-  void forget_gathered(PageChannel channel) {
-    gathering_[static_cast<std::size_t>(channel)].bytes = 0;
-  }
-
   // Errors: gone (the VMM ended), no_space (no memory for the page), vmm (it cannot be placed there).
   Result<std::uint64_t> put_pages(PageChannel channel, PageRun run,
                                   std::span<const std::byte> bytes) override;
   Result<std::uint64_t> put_zeros(PageChannel channel, PageRun run) override;
+  void forget_begun(PageChannel channel) override {
+    gathering_[static_cast<std::size_t>(channel)].bytes = 0;
+  }
 
  private:
   // A backing page on its way: its first `bytes` are in `memory`.

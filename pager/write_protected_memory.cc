@@ -1,18 +1,12 @@
-// Opening a userfaultfd that gets the kernel's own faults too (a vCPU's in KVM, a system call's) needs a privilege, in one of two
-// ways: write access to /dev/userfaultfd (Linux 6.1), or CAP_SYS_PTRACE or vm.unprivileged_userfaultfd=1 for the system call. Both
-// are tried, and an error names both.
+// Registering is all or nothing: when a block is refused, closing the descriptor ends what was registered before it.
 #include "pager/write_protected_memory.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -20,48 +14,6 @@
 
 namespace pageferry {
 namespace {
-
-constexpr unsigned kFlags = O_CLOEXEC | O_NONBLOCK;
-
-#ifndef USERFAULTFD_IOC_NEW  // 6.1, and not in all of its headers
-constexpr unsigned long kNewUserfault = _IO(0xAA, 0x00);
-#else
-constexpr unsigned long kNewUserfault = USERFAULTFD_IOC_NEW;
-#endif
-
-Result<UniqueFd> open_for_own_faults() {
-  UniqueFd userfault(static_cast<int>(::syscall(SYS_userfaultfd, kFlags | UFFD_USER_MODE_ONLY)));
-  if (userfault.valid()) return userfault;
-  const int error = errno;
-  return fail(Errc::unsupported, fmt::format("userfaultfd: {}", std::strerror(error)));
-}
-
-Result<UniqueFd> open_for_all_faults() {
-  int device_error = 0;
-  const UniqueFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-  if (device.valid()) {
-    UniqueFd userfault(::ioctl(device.get(), kNewUserfault, kFlags));
-    if (userfault.valid()) return userfault;
-  }
-  device_error = errno;
-  UniqueFd userfault(static_cast<int>(::syscall(SYS_userfaultfd, kFlags)));
-  if (userfault.valid()) return userfault;
-  const int call_error = errno;
-  return fail(Errc::unsupported,
-              fmt::format("no userfaultfd for the faults of KVM and of system calls: "
-                          "/dev/userfaultfd: {}; userfaultfd(2): {} (needs CAP_SYS_PTRACE or "
-                          "vm.unprivileged_userfaultfd=1)",
-                          std::strerror(device_error), std::strerror(call_error)));
-}
-
-// UFFDIO_API, which one descriptor takes once.
-Result<std::uint64_t> greet(const UniqueFd& userfault, std::uint64_t features) {
-  uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
-  if (::ioctl(userfault.get(), UFFDIO_API, &api) == 0) return api.features;
-  const int error = errno;
-  return fail(Errc::unsupported,
-              fmt::format("UFFDIO_API with features {:#x}: {}", features, std::strerror(error)));
-}
 
 Unexpected refused(std::string_view call, WriteProtectedMemory::Range range, int error) {
   Unexpected reason =
@@ -85,20 +37,12 @@ Result<void> register_block(const UniqueFd& userfault, WriteProtectedMemory::Ran
 
 }  // namespace
 
-Result<std::uint64_t> WriteProtectedMemory::kernel_features() {
-  PF_ASSIGN(const UniqueFd userfault, open_for_own_faults());
-  return greet(userfault, 0);
-}
-
 Result<WriteProtectedMemory> WriteProtectedMemory::make(
     const MemoryLayout& layout, std::span<const std::uint64_t> block_addresses,
     std::uint64_t features, KernelFaults kernel_faults) {
   PF_CHECK(block_addresses.size() == layout.blocks().size());
   WriteProtectedMemory memory;
-  PF_ASSIGN(memory.userfault_, kernel_faults == KernelFaults::answered_by_us
-                                   ? open_for_all_faults()
-                                   : open_for_own_faults());
-  PF_TRY(greet(memory.userfault_, features));
+  PF_ASSIGN(memory.userfault_, open_userfault(kernel_faults, features));
   for (std::size_t i = 0; i < block_addresses.size(); ++i) {
     const RamBlock& block = layout.blocks()[i];
     if (block.backing_page_bytes != kPageSizeBytes) {

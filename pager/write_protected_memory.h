@@ -13,6 +13,7 @@
 
 #include "pager/memory_layout.h"
 #include "pager/page.h"
+#include "pager/userfault_open.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
 
@@ -20,13 +21,6 @@ namespace pageferry {
 
 class WriteProtectedMemory {
  public:
-  // Whether somebody must answer faults of system calls and of KVM. In asynchronous mode the kernel answers all by itself, and
-  // no privilege is needed.
-  enum class KernelFaults : std::uint8_t { answered_by_us, answered_by_kernel };
-
-  // The features of this kernel. Errors: unsupported (no userfaultfd, or not allowed).
-  static Result<std::uint64_t> kernel_features();
-
   // Registers all blocks. `block_addresses`: where each begins in this process. Errors: unsupported (the features, the privilege,
   // huge pages, this kind of memory), busy (registered with another userfaultfd), vmm (it is not where the caller says).
   static Result<WriteProtectedMemory> make(const MemoryLayout& layout,

@@ -1,13 +1,10 @@
 // On a stream socket a message may come in pieces: its brackets say when it is whole, and its descriptor may come with any of them.
 #include "vmstate/firecracker_socket.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,63 +14,20 @@
 #include <utility>
 #include <vector>
 
+#include "vmstate/local_socket.h"
+
 namespace pageferry {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{16} << 10;
 constexpr std::size_t kDescriptorsTaken = 8;  // of one piece; one would be right
-constexpr std::string_view kUserfaultLink = "anon_inode:[userfaultfd]";
 constexpr int kPeerPidfd = 77;  // SO_PEERPIDFD of Linux 6.5, which Debian 12's headers lack
-
-Result<sockaddr_un> address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail(Errc::invalid, fmt::format("socket path '{}' has {} bytes, limit 1..{}", path,
-                                           path.size(), sizeof address.sun_path - 1));
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
-// Makes room for a new socket at the path, if what is there is one that nobody listens on.
-Result<void> remove_dead_socket(const std::string& path, const sockaddr_un& address) {
-  struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0) {
-    if (errno == ENOENT) return {};
-    return syscall_error("lstat", path);
-  }
-  if (!S_ISSOCK(status.st_mode)) {
-    return fail(Errc::exists, fmt::format("{} is there and is no socket", path));
-  }
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!probe.valid()) return syscall_error("socket", path);
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-      errno != ECONNREFUSED) {
-    return fail(Errc::exists, fmt::format("somebody listens on {}", path));
-  }
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return syscall_error("unlink", path);
-  return {};
-}
 
 // What has come so far.
 struct Incoming {
   std::string text;
   std::vector<UniqueFd> descriptors;
 };
-
-void take_descriptors(msghdr& message, std::vector<UniqueFd>& descriptors) {
-  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
-       part = CMSG_NXTHDR(&message, part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int descriptor = -1;
-      std::memcpy(&descriptor, CMSG_DATA(part) + i * sizeof(int), sizeof descriptor);
-      descriptors.emplace_back(descriptor);
-    }
-  }
-}
 
 Result<void> receive_piece(int connection, Incoming& incoming) {
   std::vector<char> piece(kPieceBytes);
@@ -163,34 +117,6 @@ Result<std::optional<Incoming>> receive_message(int connection, Milliseconds pat
   return std::optional<Incoming>(std::move(incoming));
 }
 
-Result<void> check_userfault(const UniqueFd& userfault) {
-  std::array<char, 256> link{};
-  const std::string path = fmt::format("/proc/self/fd/{}", userfault.get());
-  const ssize_t bytes = ::readlink(path.c_str(), link.data(), link.size());
-  if (bytes < 0) return syscall_error("readlink", path);
-  const std::string_view what(link.data(), static_cast<std::size_t>(bytes));
-  if (what != kUserfaultLink) {
-    return fail(Errc::invalid,
-                fmt::format("the client's descriptor is '{}' and no userfaultfd", what));
-  }
-  const int flags = ::fcntl(userfault.get(), F_GETFL);
-  if (flags < 0) return syscall_error("fcntl", "the client's userfaultfd");
-  if ((flags & O_NONBLOCK) != 0) return {};
-  return fail(Errc::invalid, "the client's userfaultfd was opened without O_NONBLOCK");
-}
-
-Result<ucred> peer_of(int connection) {
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-    return syscall_error("SO_PEERCRED", "Firecracker's connection");
-  }
-  if (peer.uid == 0 || peer.uid == ::geteuid()) return peer;
-  return fail(Errc::not_owner,
-              fmt::format("the client, process {}, is of user {}, must be of user {} or root",
-                          peer.pid, peer.uid, ::geteuid()));
-}
-
 // Invalid where there is none: the client is in a process namespace that is not seen from here.
 UniqueFd process_of(int connection, pid_t pid) {
   int process = -1;
@@ -205,22 +131,8 @@ UniqueFd process_of(int connection, pid_t pid) {
 }  // namespace
 
 Result<FirecrackerSocket> FirecrackerSocket::listen(std::string path) {
-  PF_ASSIGN(const sockaddr_un address, address_of(path));
-  PF_TRY(remove_dead_socket(path, address));
-  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!listener.valid()) return syscall_error("socket", path);
-  const mode_t old_mask = ::umask(0177);
-  const int bound =
-      ::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
-  const int error = errno;
-  ::umask(old_mask);
-  if (bound != 0 && error == EADDRINUSE) {
-    return fail(Errc::exists, fmt::format("somebody has just taken {}", path));
-  }
-  if (bound != 0) return syscall_error("bind", path, error);
-  FirecrackerSocket made(std::move(path), std::move(listener));
-  if (::listen(made.listener_.get(), 1) != 0) return syscall_error("listen", made.path_);
-  return made;
+  PF_ASSIGN(UniqueFd listener, listen_at(path, SOCK_STREAM, 1));
+  return FirecrackerSocket(std::move(path), std::move(listener));
 }
 
 FirecrackerSocket::FirecrackerSocket(FirecrackerSocket&& other) noexcept
@@ -248,13 +160,13 @@ Result<FirecrackerClient> FirecrackerSocket::take_client(std::uint64_t source_pa
   for (;;) {
     FirecrackerClient client;
     PF_ASSIGN(client.connection, accept_one(stop));
-    PF_ASSIGN(const ucred peer, peer_of(client.connection.get()));
+    PF_ASSIGN(const ucred peer, check_peer(client.connection.get(), "the client"));
     client.pid = peer.pid;
     client.process = process_of(client.connection.get(), peer.pid);
     PF_ASSIGN(auto incoming, receive_message(client.connection.get(), patience, stop));
     if (!incoming) continue;
     client.userfault = std::move(incoming->descriptors.front());
-    PF_TRY(check_userfault(client.userfault));
+    PF_TRY(check_userfault("the client's", client.userfault));
     PF_ASSIGN(client.regions, decode_firecracker_regions(incoming->text, source_pages));
     return client;
   }

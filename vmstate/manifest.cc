@@ -10,6 +10,7 @@
 
 #include "pager/page.h"
 #include "vmstate/checked_json.h"
+#include "vmstate/hook_protocol.h"
 #include "vmstate/ram_block_json.h"
 
 namespace pageferry {
@@ -28,7 +29,7 @@ constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
 
 json source_to_json(const VmManifest& manifest) {
-  const QemuProcess& source = manifest.source;
+  const VmmProcess& source = manifest.source;
   return {{"host", manifest.source_host},
           {"boot-id", manifest.source_boot_id},
           {"pid", source.identity.pid},
@@ -43,20 +44,33 @@ json source_to_json(const VmManifest& manifest) {
           {"cgroup", source.cgroup}};
 }
 
+json hook_to_json(const HookMachine& hook) {
+  return {{"machine", hook.machine},
+          {"socket", hook.socket},
+          {"incoming-command", hook.incoming_command},
+          {"guest-addresses", hook.guest_addresses}};
+}
+
 json to_json(const VmManifest& manifest) {
   json blocks = json::array();
   for (const RamBlock& block : manifest.blocks) blocks.push_back(ram_block_to_json(block));
-  return {{"vm",
-           {{"name", manifest.vm_name},
-            {"uuid", manifest.vm_uuid},
-            {"run-state", manifest.run_state == GuestRunState::running ? "running" : "paused"}}},
-          {"attempt", {{"id", manifest.attempt_id}, {"epoch", manifest.epoch}}},
-          {"source", source_to_json(manifest)},
-          {"qemu-version", manifest.qemu_version},
-          {"machine-type", manifest.machine_type},
-          {"machine", manifest.machine},
-          {"page-bytes", manifest.page_bytes},
-          {"blocks", std::move(blocks)}};
+  json object = {
+      {"vm",
+       {{"name", manifest.vm_name},
+        {"uuid", manifest.vm_uuid},
+        {"run-state", manifest.run_state == GuestRunState::running ? "running" : "paused"}}},
+      {"attempt", {{"id", manifest.attempt_id}, {"epoch", manifest.epoch}}},
+      {"source", source_to_json(manifest)},
+      {"page-bytes", manifest.page_bytes},
+      {"blocks", std::move(blocks)}};
+  if (manifest.hook) {
+    object["hook"] = hook_to_json(*manifest.hook);
+  } else {
+    object["qemu-version"] = manifest.qemu_version;
+    object["machine-type"] = manifest.machine_type;
+    object["machine"] = manifest.machine;
+  }
+  return object;
 }
 
 Result<void> vm_from_json(const json& object, VmManifest& manifest) {
@@ -84,7 +98,7 @@ Result<void> attempt_from_json(const json& object, VmManifest& manifest) {
 
 Result<void> source_from_json(const json& object, VmManifest& manifest) {
   JsonMembers source(object, kFormat, "source");
-  QemuProcess& process = manifest.source;
+  VmmProcess& process = manifest.source;
   manifest.source_host = source.text("host", 1, kHostNameBytesMax);
   manifest.source_boot_id = source.text("boot-id", kUuidBytes, kUuidBytes);
   process.identity.pid = static_cast<int>(source.number("pid", 1, kPidMax));
@@ -118,16 +132,43 @@ Result<void> blocks_from_json(const json& list, VmManifest& manifest) {
   return {};
 }
 
+Result<void> hook_from_json(const json& object, std::size_t blocks, VmManifest& manifest) {
+  JsonMembers members(object, kFormat, "hook");
+  HookMachine hook;
+  hook.machine = members.text("machine", 1, hook_protocol::kMachineBytesMax);
+  hook.socket = members.text("socket", 1, kPathBytesMax);
+  if (!hook.socket.empty() && hook.socket.front() != '/') {
+    members.wrong("socket", "is no absolute path");
+  }
+  hook.incoming_command = members.texts("incoming-command", 0, hook_protocol::kCommandWordsMax,
+                                        hook_protocol::kCommandBytesMax);
+  const json& addresses = members.list("guest-addresses", blocks, blocks);
+  for (const json& address : addresses) {
+    if (!address.is_number_unsigned()) {
+      members.wrong("guest-addresses", "has something that is no address");
+      break;
+    }
+    hook.guest_addresses.push_back(address.get<std::uint64_t>());
+  }
+  PF_TRY(members.finish());
+  manifest.hook = std::move(hook);
+  return {};
+}
+
 Result<VmManifest> from_json(const json& object) {
   VmManifest manifest;
   JsonMembers top(object, kFormat, "");
   const json& vm = top.object("vm");
   const json& attempt = top.object("attempt");
   const json& source = top.object("source");
-  constexpr std::uint64_t kVersionMax = 1'000'000;
-  manifest.qemu_version = static_cast<std::uint32_t>(top.number("qemu-version", 0, kVersionMax));
-  manifest.machine_type = top.text("machine-type", 1, kNameBytesMax);
-  manifest.machine = top.object("machine");
+  const bool has_hook = object.contains("hook");
+  const json& hook = has_hook ? top.object("hook") : object;
+  if (!has_hook) {
+    constexpr std::uint64_t kVersionMax = 1'000'000;
+    manifest.qemu_version = static_cast<std::uint32_t>(top.number("qemu-version", 0, kVersionMax));
+    manifest.machine_type = top.text("machine-type", 1, kNameBytesMax);
+    manifest.machine = top.object("machine");
+  }
   manifest.page_bytes =
       static_cast<std::uint32_t>(top.number("page-bytes", kPageSizeBytes, kPageSizeBytes));
   const json& blocks = top.list("blocks", 0, kBlocksMax);
@@ -136,6 +177,7 @@ Result<VmManifest> from_json(const json& object) {
   PF_TRY(attempt_from_json(attempt, manifest));
   PF_TRY(source_from_json(source, manifest));
   PF_TRY(blocks_from_json(blocks, manifest));
+  if (has_hook) PF_TRY(hook_from_json(hook, manifest.blocks.size(), manifest));
   return manifest;
 }
 

@@ -1,4 +1,4 @@
-// VmManifest: what a destination needs to know to make a QEMU that can take the guest, written by
+// VmManifest: what a destination needs to know to start a VMM that can take the guest, written by
 // the source at the start of an attempt into its directory, as "manifest.json".
 // docs/manifest-format.md gives every member; decoding is strict.
 //
@@ -7,8 +7,10 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "pager/memory_layout.h"
 #include "transport/os/error.h"
@@ -22,6 +24,15 @@ inline constexpr std::string_view kManifestFileName = "manifest.json";
 
 enum class GuestRunState : std::uint8_t { running, paused };
 
+// Of a VMM with a hook (docs/vmm-hook.md).
+struct HookMachine {
+  std::string machine;                         // the VMM's own words; a destination's are equal
+  std::string socket;                          // of the source's hook, on the source's host
+  std::vector<std::string> incoming_command;   // {socket} stands for the path; may be empty
+  std::vector<std::uint64_t> guest_addresses;  // of each block
+  friend bool operator==(const HookMachine&, const HookMachine&) = default;
+};
+
 struct VmManifest {
   std::string vm_name;     // 1 to 255 bytes
   std::string vm_uuid;     // as QEMU prints it; all zeros when it was given none
@@ -29,10 +40,11 @@ struct VmManifest {
   std::uint64_t epoch = 0;
   std::string source_host;
   std::string source_boot_id;
-  QemuProcess source;
-  std::uint32_t qemu_version = 0;  // major * 10000 + minor * 100 + micro
-  std::string machine_type;        // versioned
-  nlohmann::json machine;          // describe_machine(); an object
+  VmmProcess source;
+  std::optional<HookMachine> hook;  // else it is a QEMU, and the three below count
+  std::uint32_t qemu_version = 0;   // major * 10000 + minor * 100 + micro
+  std::string machine_type;         // versioned
+  nlohmann::json machine;           // describe_machine(); an object
   GuestRunState run_state = GuestRunState::running;
   std::uint32_t page_bytes = 0;  // of the guest; kPageSizeBytes
   std::vector<RamBlock>

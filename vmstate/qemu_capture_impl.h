@@ -33,6 +33,12 @@ class QemuCaptureImpl final : public QemuCapture {
 
   Result<void> start() override;
   const QemuState& state() const override { return state_; }
+  const MemoryLayout& layout() const override { return state_.layout; }
+  void describe(VmManifest& manifest) const override {
+    manifest.machine_type = state_.machine_type;
+    manifest.blocks = state_.layout.blocks();
+  }
+  std::vector<std::byte> encode_state() const override { return encode_qemu_state(state_); }
   Result<void> run_brownout() override;
   Result<void> run_blackout() override;
   Result<void> commit_source() override;

@@ -7,13 +7,12 @@
 #include <span>
 #include <utility>
 
+#include "pager/present_pages.h"
 #include "transport/os/process_descriptors.h"
 #include "vmstate/qemu_process.h"
 
 namespace pageferry {
 namespace {
-
-constexpr std::uint64_t kEntriesPerRead = std::uint64_t{64} << 10;
 
 Result<std::vector<std::uint64_t>> addresses_of(const MemoryLayout& layout,
                                                 const std::vector<QemuRamBlock>& blocks) {
@@ -40,23 +39,6 @@ Result<void> try_to_duplicate(int pid, const UniqueFd& pidfd) {
   PF_ASSIGN(const std::vector<int> open, descriptors_of(pid, std::nullopt));
   if (open.empty()) return fail(Errc::unsupported, fmt::format("QEMU {} has no descriptors", pid));
   return check_may_duplicate(pidfd, open.front());
-}
-
-Result<void> mark_block(const PageTables& tables, const RamBlock& block, std::uint64_t address,
-                        SentMap& sent) {
-  const std::uint64_t unit = pages_of_bytes(block.backing_page_bytes);
-  std::vector<std::uint64_t> entries(std::min(kEntriesPerRead, block.pages()));
-  for (std::uint64_t page = 0; page < block.pages(); page += unit) {
-    const std::uint64_t in_buffer = page % kEntriesPerRead;
-    if (in_buffer == 0) {
-      const std::uint64_t count = std::min(kEntriesPerRead, block.pages() - page);
-      PF_TRY(tables.read(address + bytes_of_pages(page), std::span(entries).first(count)));
-    }
-    const PageRun run{.first = block.first_page + page, .pages = unit};
-    if (!PageTables::is_there(entries[in_buffer])) continue;
-    if (sent.state(run.first) == PageState::absent) sent.mark_received(run);
-  }
-  return {};
 }
 
 }  // namespace
@@ -100,10 +82,7 @@ Result<PageTables> QemuMemoryAccess::page_tables() const {
 
 Result<void> QemuMemoryAccess::mark_present(const MemoryLayout& layout, SentMap& sent) const {
   PF_ASSIGN(const PageTables tables, page_tables());
-  for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
-    PF_TRY(mark_block(tables, layout.blocks()[i], block_addresses_[i], sent));
-  }
-  return {};
+  return pageferry::mark_present(tables, layout, block_addresses_, sent);
 }
 
 }  // namespace pageferry

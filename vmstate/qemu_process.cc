@@ -97,7 +97,7 @@ Result<std::vector<std::string>> read_arguments(const std::string& path) {
   return arguments;
 }
 
-Result<void> read_credentials(const std::string& path, QemuProcess& process) {
+Result<void> read_credentials(const std::string& path, VmmProcess& process) {
   PF_ASSIGN(const std::string status, read_proc_file(path));
   const auto uids = status_line(status, "Uid");  // real, effective, saved, file system
   const auto gids = status_line(status, "Gid");
@@ -134,23 +134,14 @@ std::string cgroup_in(std::string_view text) {
 
 }  // namespace
 
-Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root) {
-  QemuProcess process;
+Result<VmmProcess> read_vmm_process(int pid, const std::string& proc_root) {
+  VmmProcess process;
   PF_ASSIGN(process.identity, identify_process(pid));
   const std::string directory = fmt::format("{}/{}", proc_root, pid);
   PF_ASSIGN(process.executable, read_proc_link(directory + "/exe"));
   if (process.executable.ends_with(kDeletedSuffix)) {
     process.executable.resize(process.executable.size() - kDeletedSuffix.size());
     process.executable_deleted = true;
-  }
-  const auto name = process.executable.substr(process.executable.rfind('/') + 1);
-  if (name.find("qemu") == std::string::npos && name != "kvm") {
-    return fail(
-        Errc::invalid,
-        fmt::format(
-            "process {} is {}, no QEMU (its monitor may have been opened by another process: a "
-            "management daemon)",
-            pid, process.executable));
   }
   PF_ASSIGN(process.argv, read_arguments(directory + "/cmdline"));
   if (process.argv.empty()) return gone(pid);
@@ -161,6 +152,18 @@ Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root) {
   PF_ASSIGN(const ProcessIdentity again, identify_process(pid));
   if (again != process.identity) return gone(pid);
   return process;
+}
+
+Result<VmmProcess> read_qemu_process(int pid, const std::string& proc_root) {
+  PF_ASSIGN(VmmProcess process, read_vmm_process(pid, proc_root));
+  const auto name = process.executable.substr(process.executable.rfind('/') + 1);
+  if (name.find("qemu") != std::string::npos || name == "kvm") return process;
+  return fail(
+      Errc::invalid,
+      fmt::format(
+          "process {} is {}, no QEMU (its monitor may have been opened by another process: a "
+          "management daemon)",
+          pid, process.executable));
 }
 
 Result<UniqueFd> open_pidfd(const ProcessIdentity& identity) {
@@ -186,7 +189,7 @@ bool has_ended(const UniqueFd& pidfd, Milliseconds wait) {
   }
 }
 
-Result<void> refuse_libvirt_guest(const QemuProcess& process) {
+Result<void> refuse_libvirt_guest(const VmmProcess& process) {
   std::string evidence;
   if (process.cgroup.find("/machine-qemu") != std::string::npos ||
       process.cgroup.find("/libvirt") != std::string::npos) {

@@ -1,4 +1,4 @@
-// QemuProcess: what the kernel says about a running QEMU (/proc): how it was started, as whom, and
+// VmmProcess: what the kernel says about a running VMM (/proc): how it was started, as whom, and
 // who it is for sure. Knows no QMP and changes nothing.
 //
 // Thread rule: values and functions without state.
@@ -24,7 +24,7 @@ inline constexpr std::size_t kArgumentBytesMax = std::size_t{128}
 inline constexpr std::size_t kPathBytesMax = 4096;       // the kernel's own limit for one path
 inline constexpr std::size_t kGroupsMax = 65536;         // the kernel's own limit
 
-struct QemuProcess {
+struct VmmProcess {
   ProcessIdentity identity;  // transport/host_identity.h: pid and start_ticks
   std::vector<std::string> argv;
   std::string working_directory;
@@ -35,13 +35,15 @@ struct QemuProcess {
   // the file was replaced or removed since (an upgrade): /proc/PID/exe still opens it
   bool executable_deleted = false;
   std::string cgroup;  // of the unified hierarchy, "" where there is none
-  friend bool operator==(const QemuProcess&, const QemuProcess&) = default;
+  friend bool operator==(const VmmProcess&, const VmmProcess&) = default;
 };
 
 // Everything above. Errors: gone (no such process, or it ended meanwhile), invalid (no QEMU system
 // emulator, or arguments beyond the bounds), io (not allowed to look). `proc_root` is "/proc" but
 // for tests; the identity always comes from the real one.
-Result<QemuProcess> read_qemu_process(int pid, const std::string& proc_root = "/proc");
+Result<VmmProcess> read_qemu_process(int pid, const std::string& proc_root = "/proc");
+// The same of any VMM.
+Result<VmmProcess> read_vmm_process(int pid, const std::string& proc_root = "/proc");
 
 // A pidfd that certainly means this process: gone when the pid is free or another's.
 Result<UniqueFd> open_pidfd(const ProcessIdentity& identity);
@@ -50,6 +52,6 @@ bool has_ended(const UniqueFd& pidfd, Milliseconds wait);
 
 // invalid when libvirt manages this QEMU: it would take the move for a crash, and its monitors are
 // inherited descriptors.
-Result<void> refuse_libvirt_guest(const QemuProcess& process);
+Result<void> refuse_libvirt_guest(const VmmProcess& process);
 
 }  // namespace pageferry

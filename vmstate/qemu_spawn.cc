@@ -42,35 +42,33 @@ void give_up(const StartedChild& child) {
 }
 
 // Waits a little before the monitor is tried again; fails if there is nothing left to wait for.
-Result<void> check_child(const StartedChild& child, LaunchKind kind) {
+Result<void> check_child(const StartedChild& child, LaunchKind kind, std::string_view what) {
   if (!has_ended(child.pidfd, kRetryInterval)) return {};
   const std::string how = how_it_ended(child.pid);
   if (kind == LaunchKind::qemu || how != "exit status 0") {
     return fail(
         Errc::vmm,
         fmt::format("{} ended at its start ({})",
-                    kind == LaunchKind::qemu ? "the destination's QEMU" : "the command", how));
+                    kind == LaunchKind::qemu ? what : std::string_view("the command"), how));
   }
   ::poll(nullptr, 0,
          static_cast<int>(kRetryInterval.count()));  // the shell is gone: only time is left
   return {};
 }
 
-Result<RunningQemu> wait_for_monitor(const QemuLaunch& launch, const StartedChild& child,
-                                     Deadline deadline) {
+Result<void> wait_until_connected(const QemuLaunch& launch, std::string_view what,
+                                  const StartedChild& child,
+                                  const std::function<Result<void>()>& connected,
+                                  Deadline deadline) {
   for (;;) {
-    auto qmp = QmpClient::connect(launch.qmp_socket, deadline);
-    if (qmp) {
-      PF_ASSIGN(const ProcessIdentity identity, identify_process((*qmp)->peer().pid));
-      return RunningQemu{.identity = identity, .qmp = std::move(*qmp)};
-    }
-    const Errc code = qmp.error().code;
-    PF_TRY(check_child(child, launch.kind));
-    if (code != Errc::not_found && code != Errc::gone) return tl::make_unexpected(qmp.error());
+    auto done = connected();
+    if (done) return done;
+    const Errc code = done.error().code;
+    PF_TRY(check_child(child, launch.kind, what));
+    if (code != Errc::not_found && code != Errc::gone) return done;
     if (deadline.passed()) {
-      return fail(
-          Errc::timeout,
-          fmt::format("the destination's QEMU opens no monitor at {} in time", launch.qmp_socket));
+      return fail(Errc::timeout,
+                  fmt::format("{} does not answer at {} in time", what, launch.qmp_socket));
     }
   }
 }
@@ -85,15 +83,39 @@ Result<bool> signal_and_wait(const UniqueFd& pidfd, int signal, Milliseconds bou
 
 }  // namespace
 
-Result<RunningQemu> start_qemu(const QemuLaunch& launch, Deadline deadline) {
+QemuLaunch launch_as_source(const VmmProcess& source, const std::string& run_directory) {
+  QemuLaunch launch;
+  launch.working_directory = source.working_directory;
+  launch.uid = source.uid;
+  launch.gid = source.gid;
+  launch.groups = source.groups;
+  launch.log_file = run_directory + "/qemu.log";
+  return launch;
+}
+
+Result<void> start_vmm(const QemuLaunch& launch, std::string_view what,
+                       const std::function<Result<void>()>& connected, Deadline deadline) {
   PF_ASSIGN(const StartedChild child, start_detached(launch));
-  auto running = wait_for_monitor(launch, child, deadline);
+  auto running = wait_until_connected(launch, what, child, connected, deadline);
   if (running) {
     reap(child.pid);  // a shell that has done its part
     return running;
   }
   give_up(child);
   return tl::make_unexpected(with_log(std::move(running.error()), launch.log_file));
+}
+
+Result<RunningQemu> start_qemu(const QemuLaunch& launch, Deadline deadline) {
+  RunningQemu started;
+  PF_TRY(start_vmm(
+      launch, "the destination's QEMU",
+      [&]() -> Result<void> {
+        PF_ASSIGN(started.qmp, QmpClient::connect(launch.qmp_socket, deadline));
+        PF_ASSIGN(started.identity, identify_process(started.qmp->peer().pid));
+        return {};
+      },
+      deadline));
+  return started;
 }
 
 Result<EndedBy> end_qemu(const ProcessIdentity& identity, QmpClient* qmp, const EndBounds& bounds) {

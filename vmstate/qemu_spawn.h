@@ -7,8 +7,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "transport/os/clock.h"
@@ -35,6 +37,14 @@ struct QemuLaunch {
   std::string log_file;    // made 0600, QEMU's stdout and stderr
   std::vector<std::string> fifos;  // made 0600 before the start
 };
+
+// As the source's VMM was started: user, groups, directory; the log in the run directory.
+QemuLaunch launch_as_source(const VmmProcess& source, const std::string& run_directory);
+
+// Starts a VMM and waits until `connected` succeeds; it is asked again while it says not_found or gone. On any error nothing is left
+// running, and the message ends with the last lines of the log. `what`: names the VMM in messages.
+Result<void> start_vmm(const QemuLaunch& launch, std::string_view what,
+                       const std::function<Result<void>()>& connected, Deadline deadline);
 
 struct RunningQemu {
   ProcessIdentity identity;  // of the QEMU itself, also where a shell or -daemonize stands between

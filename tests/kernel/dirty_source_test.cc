@@ -276,7 +276,7 @@ TEST(WriteProtectChoice, IsAsynchronousWhereTheSelfTestPasses) {
 }
 
 TEST(WriteProtectSelfTest, PassesOnAKernelThatHasIt) {
-  const auto features = WriteProtectedMemory::kernel_features();
+  const auto features = userfault_features();
   ASSERT_TRUE(features) << features.error().message;
   const auto passed = async_write_protect_self_test();
   EXPECT_EQ(passed.has_value(), (*features & kUserfaultWpAsync) != 0)

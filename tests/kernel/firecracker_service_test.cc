@@ -57,7 +57,7 @@ class FirecrackerServiceTest : public testing::Test {
     std::promise<Result<void>> ended;
     ended_ = ended.get_future();
     serving_ = std::thread([this, promise = std::move(ended)]() mutable {
-      promise.set_value(service_->serve(stop_, [this](const FirecrackerFigures& figures) {
+      promise.set_value(service_->serve(stop_, [this](const UserfaultPageInFigures& figures) {
         if (figures.resident_after && !std::exchange(told_resident_, true)) resident_.set_value();
       }));
     });
@@ -111,7 +111,7 @@ TEST_F(FirecrackerServiceTest, ThreadsThatTouchAllPagesFindThemOnDemand) {
   expect_pages(0, kPages);
   client_end_.reset();
   EXPECT_TRUE(end());
-  const FirecrackerFigures figures = service_->figures();
+  const UserfaultPageInFigures figures = service_->figures();
   EXPECT_EQ(figures.pages_total, kPages);
   EXPECT_GT(figures.faults, 0U);
   EXPECT_EQ(figures.pages_removed, 0U);

@@ -38,34 +38,6 @@ Result<void> write_all(int fd, std::span<const std::byte> bytes, const std::stri
   return {};
 }
 
-Result<std::vector<std::byte>> read_whole(const Attempt& attempt, const std::string& file_name) {
-  const std::string path = path_of(attempt, file_name);
-  const UniqueFd fd(
-      ::openat(attempt.directory.get(), file_name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!fd.valid()) return syscall_error("open", path);
-  struct stat status {};
-  if (::fstat(fd.get(), &status) != 0) return syscall_error("fstat", path);
-  const auto size = static_cast<std::size_t>(status.st_size);
-  if (!S_ISREG(status.st_mode) || size > kSmallFileBytesMax) {
-    return fail(Errc::invalid, fmt::format("{}: {} bytes, limit {}, and must be a regular file",
-                                           path, size, kSmallFileBytesMax));
-  }
-  // What this host cached may be older than what another host wrote: drop it before reading.
-  ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
-  std::vector<std::byte> bytes(size);
-  std::size_t done = 0;
-  while (done < size) {
-    const ssize_t got = ::pread(fd.get(), bytes.data() + done,
-                                std::min(kReadPieceBytes, size - done), static_cast<off_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return syscall_error("read", path);
-    if (got == 0)
-      return fail(Errc::corrupt, fmt::format("{}: ends after {} of {} bytes", path, done, size));
-    done += static_cast<std::size_t>(got);
-  }
-  return bytes;
-}
-
 // A call into a store that hangs then holds up its own thread, not the one that must hear a cancel.
 Result<std::unique_ptr<StorageFile>> on_its_own_thread(std::unique_ptr<StorageFile> file) {
   PF_ASSIGN(std::unique_ptr<ThreadedFile> apart, ThreadedFile::over(std::move(file), kCloseWait));
@@ -107,13 +79,42 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
   return write_attempt_file(attempt, file_name, std::as_bytes(std::span(text)));
 }
 
+Result<std::vector<std::byte>> read_attempt_file(const Attempt& attempt,
+                                                 const std::string& file_name) {
+  const std::string path = path_of(attempt, file_name);
+  const UniqueFd fd(
+      ::openat(attempt.directory.get(), file_name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid()) return syscall_error("open", path);
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) return syscall_error("fstat", path);
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (!S_ISREG(status.st_mode) || size > kSmallFileBytesMax) {
+    return fail(Errc::invalid, fmt::format("{}: {} bytes, limit {}, and must be a regular file",
+                                           path, size, kSmallFileBytesMax));
+  }
+  // What this host cached may be older than what another host wrote: drop it before reading.
+  ::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
+  std::vector<std::byte> bytes(size);
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::pread(fd.get(), bytes.data() + done,
+                                std::min(kReadPieceBytes, size - done), static_cast<off_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return syscall_error("read", path);
+    if (got == 0)
+      return fail(Errc::corrupt, fmt::format("{}: ends after {} of {} bytes", path, done, size));
+    done += static_cast<std::size_t>(got);
+  }
+  return bytes;
+}
+
 Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name) {
-  PF_ASSIGN(const std::vector<std::byte> bytes, read_whole(attempt, file_name));
+  PF_ASSIGN(const std::vector<std::byte> bytes, read_attempt_file(attempt, file_name));
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name) {
-  PF_ASSIGN(const std::vector<std::byte> bytes, read_whole(attempt, file_name));
+  PF_ASSIGN(const std::vector<std::byte> bytes, read_attempt_file(attempt, file_name));
   auto state = decode_qemu_state(bytes);
   if (!state) return with_context(std::move(state).error(), path_of(attempt, file_name));
   return state;

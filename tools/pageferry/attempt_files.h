@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "pager/page_file_reader.h"
 #include "transport/faulty_file.h"
@@ -35,6 +36,8 @@ Result<void> write_attempt_text(const Attempt& attempt, const std::string& file_
 // Whole contents, past the page cache where the file system lets us (the writer was another host).
 // Bounded by the formats' limits.
 Result<std::string> read_attempt_text(const Attempt& attempt, const std::string& file_name);
+Result<std::vector<std::byte>> read_attempt_file(const Attempt& attempt,
+                                                 const std::string& file_name);
 Result<QemuState> read_attempt_state(const Attempt& attempt, const std::string& file_name);
 
 // The file as it is, or suffering `faults`. The clock outlives it.

@@ -1,18 +1,15 @@
-// check: the pre-flight of this host, this VM and this store. Touches nothing: asks QEMU, tries the store with a file that is removed
-// again, and becomes QEMU's user in a child to try userfaultfd.
+// check: the pre-flight of this host, this VM and this store. Touches nothing: asks the VMM, tries the store with a file that is removed
+// again, and becomes its user in a child to try userfaultfd.
 #include <fmt/format.h>
 
 #include "tools/pageferry/commands.h"
 #include "tools/pageferry/hand_off.h"
 #include "tools/pageferry/reporter.h"
-#include "tools/pageferry/source_vm.h"
 #include "transport/store_check.h"
-#include "vmstate/qemu_machine.h"
+#include "vmstate/source_vmm.h"
 
 namespace pageferry {
 namespace {
-
-constexpr Seconds kQueryBound{30};
 
 std::string_view severity_name(Severity severity) {
   switch (severity) {
@@ -52,7 +49,7 @@ void add_store(const std::string& path, std::vector<Finding>& findings) {
 }
 
 // Who owns it, as far as the store says.
-void add_ownership(const SourceOptions& options, const SourceVm& vm,
+void add_ownership(const SourceOptions& options, const SourceFacts& vm,
                    std::vector<Finding>& findings) {
   const CancelSignal stop;
   auto hand_off = HandOff::open(options.store, vm.name, VmDirectory::IfMissing::refuse, stop);
@@ -76,42 +73,19 @@ void add_ownership(const SourceOptions& options, const SourceVm& vm,
   }
 }
 
-// The command line that a destination would get; refusals name the option.
-void add_command_line(SourceVm& vm, const Clock& clock, std::vector<Finding>& findings) {
-  auto machine = describe_machine(*vm.qmp, Deadline::after(clock, kQueryBound));
-  if (!machine) {
-    findings.push_back({Severity::refusal, "machine", machine.error().message});
-    return;
-  }
-  auto argv = argv_with_hotplug(vm.process.argv, *machine);
-  DestinationPlace place;
-  place.run_directory = "/run/pageferry/check/check";
-  place.machine_type = machine->value("machine-type", "");
-  place.run_id = "check";
-  place.is_directory = [](const std::string&) { return false; };
-  auto command = argv ? make_destination_command(*argv, place)
-                      : Result<DestinationCommand>(tl::make_unexpected(argv.error()));
-  if (!command) {
-    findings.push_back({Severity::warning, "command-line",
-                        command.error().message + " (or give --incoming-command)"});
-    return;
-  }
-  for (const std::string& note : command->notes) {
-    findings.push_back({Severity::note, "command-line", note});
-  }
-}
-
 Result<std::vector<Finding>> look(const SourceOptions& options, const Clock& clock) {
   std::vector<Finding> findings;
   add_store(options.store, findings);
-  PF_ASSIGN(SourceVm vm, connect_source_vm(options.vm_socket, options.name, clock));
+  PF_ASSIGN(const std::unique_ptr<SourceVmm> vm,
+            connect_source_vmm(options.vm, options.name, VmmUse::look, clock));
+  const SourceFacts& facts = vm->facts();
   findings.push_back({Severity::note, "vm",
-                      fmt::format("{}, pid {}, QEMU {}, {}", vm.name, vm.process.identity.pid,
-                                  vm.qmp->qemu_version(), vm.run_state)});
-  PF_ASSIGN(std::vector<Finding> found, preflight_source_vm(vm, DestinationHost::same, clock));
+                      fmt::format("{}, pid {}, {}, {}", facts.name, facts.process.identity.pid,
+                                  facts.version, facts.run_state)});
+  PF_ASSIGN(std::vector<Finding> found, vm->preflight(DestinationHost::same));
   findings.insert(findings.end(), found.begin(), found.end());
-  add_ownership(options, vm, findings);
-  add_command_line(vm, clock, findings);
+  add_ownership(options, facts, findings);
+  for (Finding& finding : vm->judge_command()) findings.push_back(std::move(finding));
   return findings;
 }
 

@@ -6,9 +6,11 @@
 
 #include "tools/pageferry/control_server.h"
 #include "tools/pageferry/hand_off.h"
+#include "tools/pageferry/hook_status.h"
 #include "tools/pageferry/recovery.h"
 #include "tools/pageferry/reporter.h"
 #include "tools/pageferry/source_migration.h"
+#include "tools/pageferry/stop_on_signals.h"
 #include "transport/vm_lock.h"
 
 namespace pageferry {
@@ -105,7 +107,8 @@ ExitCode run_receive(const ReceiveCommand& command, const Clock& clock) {
     reporter.error(lock.error());
     return ExitCode::refused;
   }
-  return run_recovery(RecoverCommand{command.common, command.destination, ""}, reporter, clock);
+  return run_recovery(RecoverCommand{command.common, command.destination, std::nullopt}, reporter,
+                      clock);
 }
 
 ExitCode run_recover(const RecoverCommand& command, const Clock& clock) {
@@ -124,27 +127,46 @@ ExitCode run_recover(const RecoverCommand& command, const Clock& clock) {
   return run_recovery(command, reporter, clock);
 }
 
-ExitCode run_status(const StatusCommand& command, const Clock& clock) {
-  Reporter reporter = reporter_for(command.common, clock);
-  const CancelSignal stop;
-  auto hand_off = HandOff::open(command.store, command.name, VmDirectory::IfMissing::refuse, stop);
-  if (!hand_off) {
-    reporter.error(hand_off.error());
-    return ExitCode::failed;
-  }
-  auto snapshot = (*hand_off)->read();
-  if (!snapshot) {
-    reporter.error(snapshot.error());
-    return ExitCode::failed;
-  }
-  nlohmann::json result = {{"name", command.name}, {"epochs", status_of_records(*snapshot)}};
+namespace {
+
+Result<nlohmann::json> look_at_status(const StatusCommand& command, HandOff& hand_off,
+                                      const Clock& clock) {
+  PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off.read());
+  nlohmann::json result = {{"name", command.name}, {"epochs", status_of_records(snapshot)}};
   for (const char* role : {"source", "destination"}) {
     auto reply =
         ask_control_server(socket_path(command.common, command.name, role), {{"type", "status"}});
     if (reply) result[role] = (*reply)["status"];
   }
-  reporter.finish(std::move(result), ExitCode::done);
-  return ExitCode::done;
+  nlohmann::json hooks = status_of_hooks(command.common.run_dir, command.name, hand_off, clock);
+  if (!hooks.empty()) result["vmms"] = std::move(hooks);
+  return result;
+}
+
+}  // namespace
+
+ExitCode run_status(const StatusCommand& command, const Clock& clock) {
+  constexpr int kWatchIntervalMs = 1000;
+  Reporter reporter = reporter_for(command.common, clock);
+  CancelSignal stop;
+  const StopOnSignals on_signals(stop);
+  auto hand_off = HandOff::open(command.store, command.name, VmDirectory::IfMissing::refuse, stop);
+  if (!hand_off) {
+    reporter.error(hand_off.error());
+    return ExitCode::failed;
+  }
+  while (true) {
+    auto status = look_at_status(command, **hand_off, clock);
+    if (!status) {
+      reporter.error(status.error());
+      return ExitCode::failed;
+    }
+    reporter.finish(std::move(*status), ExitCode::done);
+    if (command.mode == StatusCommand::Mode::once) return ExitCode::done;
+    pollfd waiting{.fd = stop.fd(), .events = POLLIN, .revents = 0};
+    ::poll(&waiting, 1, kWatchIntervalMs);
+    if (stop.canceled()) return ExitCode::done;
+  }
 }
 
 ExitCode run_abort(const AbortCommand& command, const Clock& clock) {

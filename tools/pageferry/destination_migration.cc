@@ -5,13 +5,11 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/option_names.h"
 #include "tools/pageferry/ticker.h"
-#include "vmstate/qemu_machine.h"
+#include "vmstate/qemu_spawn.h"
 #include "vmstate/run_directory.h"
 
 namespace pageferry {
@@ -22,14 +20,6 @@ constexpr Seconds kStartBound{60};
 constexpr Seconds kQueryBound{30};
 constexpr Seconds kLoadBound{60};
 constexpr Milliseconds kProgressInterval{250};
-// From here on QEMU takes the disk locks at `cont`, not when it loads its devices.
-constexpr int kQemuLocksDisksAtContinue = 100000;
-
-bool is_directory(const std::string& path) {
-  struct stat status {};
-  return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
-}
-
 }  // namespace
 
 std::string image_stays_text(const Error& error) {
@@ -40,83 +30,50 @@ DestinationMigration::~DestinationMigration() {
   if (!ran_) discard();
 }
 
-Result<void> DestinationMigration::read_manifest_and_state() {
-  PF_ASSIGN(const std::string manifest,
-            read_attempt_text(*attempt_, std::string(kManifestFileName)));
-  PF_ASSIGN(manifest_, decode_manifest(manifest));
-  PF_ASSIGN(state_, read_attempt_state(*attempt_, kPrepareFileName));
-  return {};
-}
-
-Result<DestinationCommand> DestinationMigration::make_command() {
-  if (!options_.incoming_command.empty()) {
-    return make_destination_command_from_template(options_.incoming_command, run_directory_);
-  }
-  PF_ASSIGN(const std::vector<std::string> argv,
-            argv_with_hotplug(manifest_.source.argv, manifest_.machine));
-  DestinationPlace place;
-  place.host = manifest_.source_boot_id == hand_off_.host().boot_id ? DestinationHost::same
-                                                                    : DestinationHost::other;
-  place.run_directory = run_directory_;
-  place.machine_type = manifest_.machine_type;
-  place.run_id = run_directory_.substr(run_directory_.rfind('/') + 1);
-  place.is_directory = is_directory;
-  return make_destination_command(argv, place);
-}
-
 Result<void> DestinationMigration::start_vmm() {
   constexpr std::size_t kRunIdChars = 8;
   PF_ASSIGN(const RandomId id, RandomId::make());
   const RunDirectoryOwner owner{manifest_.source.uid, manifest_.source.gid};
   PF_ASSIGN(run_directory_, make_run_directory(common_.run_dir, options_.name,
                                                id.hex().substr(0, kRunIdChars), owner));
-  PF_ASSIGN(command_, make_command());
-  QemuLaunch launch;
-  launch.kind = options_.incoming_command.empty() ? LaunchKind::qemu : LaunchKind::shell;
-  launch.executable = options_.incoming_command.empty() ? manifest_.source.executable : "";
-  launch.argv = command_.argv;
-  launch.working_directory = manifest_.source.working_directory;
-  launch.uid = manifest_.source.uid;
-  launch.gid = manifest_.source.gid;
-  launch.groups = manifest_.source.groups;
-  launch.qmp_socket = command_.qmp_socket;
-  launch.log_file = run_directory_ + "/qemu.log";
-  launch.fifos = command_.fifos;
-  auto started = start_qemu(launch, Deadline::after(clock_, kStartBound));
-  // QEMU has its memory files open: without names they go when it goes, whatever ends it.
-  for (const std::string& file : command_.files_made) ::unlink(file.c_str());
-  if (!started) return tl::make_unexpected(std::move(started).error());
-  vmm_ = std::move(*started);
-  PF_ASSIGN(machine_, describe_machine(*vmm_.qmp, Deadline::after(clock_, kQueryBound)));
-  return {};
+  DestinationPlan plan;
+  plan.run_directory = run_directory_;
+  plan.incoming_command = options_.incoming_command;
+  plan.host = manifest_.source_boot_id == hand_off_.host().boot_id ? DestinationHost::same
+                                                                   : DestinationHost::other;
+  plan.order = options_.order;
+  plan.placement = options_.placement;
+  vmm_ = DestinationVmm::make(manifest_, plan, clock_);
+  return vmm_->start(Deadline::after(clock_, kStartBound));
 }
 
 Result<void> DestinationMigration::prepare(const std::string& attempt) {
   PF_ASSIGN(attempt_, hand_off_.directory().open_attempt(attempt));
-  PF_TRY(read_manifest_and_state());
+  PF_ASSIGN(const std::string manifest,
+            read_attempt_text(*attempt_, std::string(kManifestFileName)));
+  PF_ASSIGN(manifest_, decode_manifest(manifest));
+  std::vector<std::byte> prepare_file;
+  if (!manifest_.hook) {
+    PF_ASSIGN(prepare_file, read_attempt_file(*attempt_, kPrepareFileName));
+  }
   PF_TRY(start_vmm());
-  if (const auto found = differences(); !found.empty()) {
+  if (const auto found = vmm_->differences(); !found.empty()) {
     return fail(Errc::invalid,
                 fmt::format("the destination's machine differs: {}", fmt::join(found, "; ")));
   }
-  RestoreOptions restore;
-  restore.order = options_.order;
-  restore.placement = options_.placement;
-  restore.channel_socket_path = run_directory_ + "/pages.sock";
-  restore.run_directory = run_directory_;
-  restore.out_of_band_socket_path = command_.out_of_band_socket;
-  PF_ASSIGN(restore_, QemuRestore::create(*vmm_.qmp, restore));
-  PF_TRY(restore_->prepare(state_, Deadline::after(clock_, kLoadBound)));
+  if (auto done = vmm_->prepare(prepare_file, Deadline::after(clock_, kLoadBound)); !done) {
+    return in_file(std::move(done).error(), kPrepareFileName);
+  }
   PF_ASSIGN(prepared_reading_.memory, PageReadMemory::make_populated(PageFileReaderOptions{}));
   return common_.fail_points.hit("destination.prepared");
 }
 
-std::vector<std::string> DestinationMigration::differences() const {
-  return compare_machines(manifest_.machine, machine_, manifest_.source.working_directory);
-}
-
-bool DestinationMigration::claims_before_load() const {
-  return vmm_.qmp->qemu_version() < kQemuLocksDisksAtContinue;
+// A file that cannot be believed is named.
+Unexpected DestinationMigration::in_file(Error error, const char* file_name) const {
+  if (error.code != Errc::corrupt && error.code != Errc::version) {
+    return tl::make_unexpected(std::move(error));
+  }
+  return with_context(std::move(error), fmt::format("{}/{}", attempt_->name, file_name));
 }
 
 bool DestinationMigration::preload() {
@@ -133,10 +90,9 @@ bool DestinationMigration::preload() {
 
 Result<void> DestinationMigration::open_image() {
   const auto started = clock_.now();
-  PF_ASSIGN(state_, read_attempt_state(*attempt_, kStateFileName));
-  if (state_.device_sections.empty()) {
-    return fail(Errc::corrupt,
-                fmt::format("{}/{}: no device sections", attempt_->name, kStateFileName));
+  PF_ASSIGN(const std::vector<std::byte> state, read_attempt_file(*attempt_, kStateFileName));
+  if (auto taken = vmm_->take_state(state); !taken) {
+    return in_file(std::move(taken).error(), kStateFileName);
   }
   PF_ASSIGN(reader_, open_attempt_pages(*attempt_, common_.store_faults, clock_,
                                         std::move(prepared_reading_)));
@@ -146,7 +102,7 @@ Result<void> DestinationMigration::open_image() {
 
 Result<void> DestinationMigration::load_devices() {
   const auto started = clock_.now();
-  PF_TRY(restore_->load_devices(state_, *reader_, Deadline::after(clock_, kLoadBound)));
+  PF_TRY(vmm_->load(*reader_, Deadline::after(clock_, kLoadBound)));
   split_["load-devices"] = to_ms(clock_.now() - started);
   loaded_ = true;
   return {};
@@ -155,7 +111,7 @@ Result<void> DestinationMigration::load_devices() {
 // The image is committed and not released yet. Loading it takes no lock and runs nothing; if it is never released, or another one is,
 // this QEMU is ended without having run.
 Result<void> DestinationMigration::load_early() {
-  if (claims_before_load()) return open_image();
+  if (vmm_->claims_before_load()) return open_image();
   PF_TRY(open_image());
   return load_devices();
 }
@@ -171,12 +127,12 @@ Result<TakeOver> DestinationMigration::take_over(Epoch epoch, const GuestState& 
   if (!reader_) PF_TRY(open_image());
   PF_TRY(check_commit(*reader_, state.image->commit));
   PF_TRY(check_disks_unchanged(state.disks));
-  if (!claims_before_load()) {
+  if (!vmm_->claims_before_load()) {
     if (!loaded_) PF_TRY(load_devices());
     PF_TRY(common_.fail_points.hit("destination.loaded"));
     return claim_and_run(epoch, state);
   }
-  PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_.identity));
+  PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_->process()));
   if (claim == Claim::lost) return lost_claim();
   PF_TRY(common_.fail_points.hit("destination.after-owner"));
   auto loaded = load_devices();
@@ -186,16 +142,17 @@ Result<TakeOver> DestinationMigration::take_over(Epoch epoch, const GuestState& 
 }
 
 Result<void> DestinationMigration::check_vmm_lives() const {
-  PF_ASSIGN(const bool alive, is_alive(vmm_.identity));
+  PF_ASSIGN(const bool alive, is_alive(vmm_->process()));
   if (alive) return {};
-  return fail(Errc::gone, fmt::format("the destination's QEMU (pid {}) died: {}", vmm_.identity.pid,
-                                      last_lines_of(run_directory_ + "/qemu.log", kLogLines)));
+  return fail(Errc::gone,
+              fmt::format("the destination's VMM (pid {}) died: {}", vmm_->process().pid,
+                          last_lines_of(run_directory_ + "/qemu.log", kLogLines)));
 }
 
 Result<TakeOver> DestinationMigration::claim_and_run(Epoch epoch, const GuestState& state) {
   PF_TRY(check_vmm_lives());
   const auto started = clock_.now();
-  PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_.identity));
+  PF_ASSIGN(const Claim claim, hand_off_.claim(epoch, vmm_->process()));
   split_["owner"] = to_ms(clock_.now() - started);
   if (claim == Claim::lost) return lost_claim();
   PF_TRY(common_.fail_points.hit("destination.after-owner"));
@@ -214,7 +171,7 @@ Result<TakeOver> DestinationMigration::run_claimed(Epoch epoch, const GuestState
   const auto started = clock_.now();
   // From here the guest may have run for all that others know: the VMM is not ended by us any more.
   ran_ = true;
-  PF_TRY(hand_off_.run(epoch, vmm_.identity));
+  PF_TRY(hand_off_.run(epoch, vmm_->process()));
   split_["running"] = to_ms(clock_.now() - started);
   PF_TRY(common_.fail_points.hit("destination.after-running"));
   // This life wrote running.N and has sent no `cont`: its VMM proved dead, the old image may be released again (rule 6).
@@ -223,16 +180,16 @@ Result<TakeOver> DestinationMigration::run_claimed(Epoch epoch, const GuestState
     return tl::make_unexpected(lives.error());
   }
   if (manifest_.run_state == GuestRunState::paused) return TakeOver::runs_here;
-  PF_TRY(vmm_.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kLoadBound)));
+  PF_TRY(vmm_->resume(raw(epoch), Deadline::after(clock_, kLoadBound)));
   resumed_at_ = clock_.now();
-  restore_->begin_prefetch(QemuRestore::GuestIs::resumed);
+  vmm_->begin_prefetch();
   split_["cont"] = to_ms(resumed_at_ - started);
   return TakeOver::runs_here;
 }
 
 Result<void> DestinationMigration::announce() {
   if (manifest_.run_state == GuestRunState::paused) return {};
-  return restore_->announce_self(Deadline::after(clock_, kQueryBound));
+  return vmm_->announce(Deadline::after(clock_, kQueryBound));
 }
 
 Result<void> DestinationMigration::finish(
@@ -242,7 +199,7 @@ Result<void> DestinationMigration::finish(
     // The restore has a thread of its own and this one waits for it: a third one tells how far it
     // is.
     const Ticker ticker(kProgressInterval, [&] { on_progress(restore_json()); });
-    PF_TRY(restore_->finish());
+    PF_TRY(vmm_->finish());
   }
   resident_at_ = clock_.now();
   unfinished_pages_.reset();
@@ -257,35 +214,27 @@ Result<void> DestinationMigration::free_image() {
 }
 
 Result<void> DestinationMigration::add_forwards(const std::vector<HostForward>& forwards) {
-  // A destination that was moved before has none on its command line: what the source had says it, not that line. A command of the
-  // user's own brings its own.
-  if (!options_.incoming_command.empty() || forwards.empty()) return {};
-  return add_host_forwards(*vmm_.qmp, forwards, Deadline::after(clock_, kQueryBound));
+  return vmm_->add_forwards(forwards, Deadline::after(clock_, kQueryBound));
 }
 
 void DestinationMigration::discard() {
-  restore_.reset();
+  if (vmm_) vmm_->end();
   reader_.reset();
-  if (vmm_.identity.pid != 0) {
-    [[maybe_unused]] const auto ended = end_qemu(vmm_.identity, vmm_.qmp.get(), EndBounds{});
-    vmm_ = RunningQemu{};
-  }
-  if (!run_directory_.empty()) {
-    [[maybe_unused]] const auto removed = remove_run_directory(common_.run_dir, run_directory_);
-    run_directory_.clear();
-  }
+  if (run_directory_.empty()) return;
+  [[maybe_unused]] const auto removed = remove_run_directory(common_.run_dir, run_directory_);
+  run_directory_.clear();
 }
 
 void DestinationMigration::request_stop() {
-  if (restore_) restore_->request_stop();
+  if (vmm_) vmm_->request_stop();
 }
 
 nlohmann::json DestinationMigration::destination_json() const {
-  return {{"pid", vmm_.identity.pid}, {"qmp", command_.qmp_socket}};
+  return vmm_->where();
 }
 
 nlohmann::json DestinationMigration::restore_json() const {
-  const RestoreStats stats = restore_ ? restore_->stats() : RestoreStats{};
+  const RestoreStats stats = vmm_ ? vmm_->stats() : RestoreStats{};
   nlohmann::json json;
   const std::uint64_t sent = stats.pages_demand + stats.pages_prefetched;
   json["status"] = "postcopy-active";

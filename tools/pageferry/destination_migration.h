@@ -1,12 +1,12 @@
 // DestinationMigration: the thaw half. Everything that can fail is done first (rule 7); the claim
 // comes last.
 //
-//   prepare()     a QEMU of the source's own command line, stopped, told the RAM blocks; compared
+//   prepare()     a VMM as the manifest says (QEMU: of the source's own command line), stopped; compared
 //                 with the source's machine
 //   take_over()   image and device state read and proved, loaded, owner.N+1, running.N+1, `cont`
 //   finish()      pages on demand and prefetched until all are there
 //   free_image()  resident.N+1; the image is removed unless it is to be kept
-//   discard()     ends the QEMU that never ran
+//   discard()     ends the VMM that never ran
 //
 // Knows no source process: what it needs is in the attempt's directory and in the records.
 //
@@ -27,12 +27,9 @@
 #include "tools/pageferry/options.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
-#include "vmstate/device_state.h"
+#include "vmstate/destination_vmm.h"
 #include "vmstate/manifest.h"
-#include "vmstate/qemu_destination_command.h"
 #include "vmstate/qemu_host_forwards.h"
-#include "vmstate/qemu_restore.h"
-#include "vmstate/qemu_spawn.h"
 
 namespace pageferry {
 
@@ -53,17 +50,15 @@ class DestinationMigration {
 
   // `attempt` names a directory of the VM in which manifest and prepare file are durable.
   Result<void> prepare(const std::string& attempt);
-  // describe_machine() of the prepared QEMU.
-  const nlohmann::json& machine() const { return machine_; }
-  // What speaks against this destination, from the manifest's description. Empty: fits.
-  std::vector<std::string> differences() const;
+  // Of the prepared VMM. Precondition: prepare() succeeded.
+  const nlohmann::json& machine() const { return vmm_->machine(); }
 
   // The page file is being written: reads a bit of its map, as far as it is on the store by now.
   // Optional; saves time only. True when there is more to read at once.
   bool preload();
   // The image is committed: does what can be done before it is released. Optional.
   Result<void> load_early();
-  // `state` must be what rule 4 gives for `epoch`. On Claim lost the QEMU was ended. On an error
+  // `state` must be what rule 4 gives for `epoch`. On Claim lost the VMM was ended. On an error
   // nothing runs here and the epoch, if it was claimed, was given up with the same image, unless
   // the error is Errc::not_owner or running.epoch was written.
   Result<TakeOver> take_over(Epoch epoch, const GuestState& state);
@@ -78,7 +73,7 @@ class DestinationMigration {
   void discard();
   void request_stop();
 
-  nlohmann::json destination_json() const;  // {"pid":, "qmp":}
+  nlohmann::json destination_json() const;  // DestinationVmm::where()
   nlohmann::json downtime_split() const { return split_; }
   nlohmann::json restore_json() const;  // faults, prefetch, ram
   bool ran() const { return ran_; }
@@ -86,9 +81,8 @@ class DestinationMigration {
   Nanoseconds resumed_at() const { return resumed_at_; }
 
  private:
-  Result<void> read_manifest_and_state();
-  Result<DestinationCommand> make_command();
   Result<void> start_vmm();
+  Unexpected in_file(Error error, const char* file_name) const;
   Result<void> open_image();
   Result<void> load_devices();
   Result<void> check_vmm_lives() const;
@@ -96,7 +90,6 @@ class DestinationMigration {
   Result<TakeOver> run_claimed(Epoch epoch, const GuestState& state);
   Result<TakeOver> give_up(Epoch epoch, const GuestState& state, Error error);
   Result<TakeOver> lost_claim();
-  bool claims_before_load() const;
 
   const DestinationOptions options_;
   const CommonOptions common_;
@@ -105,15 +98,11 @@ class DestinationMigration {
 
   std::optional<Attempt> attempt_;
   VmManifest manifest_;
-  QemuState state_;
   std::string run_directory_;
-  DestinationCommand command_;
-  RunningQemu vmm_;
-  nlohmann::json machine_;
+  std::unique_ptr<PageFileReader> reader_;  // what vmm_ serves pages from
+  std::unique_ptr<DestinationVmm> vmm_;
   std::unique_ptr<StorageFile> unfinished_pages_;
   PageReadPreparation prepared_reading_;
-  std::unique_ptr<PageFileReader> reader_;
-  std::unique_ptr<QemuRestore> restore_;
   Epoch epoch_{0};
   bool loaded_ = false;
   bool ran_ = false;

@@ -19,7 +19,7 @@ constexpr Milliseconds kMessagePatience{
     5000};  // Firecracker sends its message as soon as it is connected
 constexpr std::uint64_t kBytesPerMib = std::uint64_t{1} << 20;
 
-nlohmann::json to_json(const FirecrackerFigures& figures) {
+nlohmann::json to_json(const UserfaultPageInFigures& figures) {
   const std::uint64_t sent = figures.pages_demand + figures.pages_prefetched;
   const double asked = static_cast<double>(figures.faults + figures.faults_already_sent);
   nlohmann::json json;
@@ -60,7 +60,7 @@ ExitCode serve(FirecrackerClient client, PageSupply& source, const FirecrackerCo
     return ExitCode::refused;
   }
   const char* phase = "restore";
-  auto served = (*service)->serve(stop, [&](const FirecrackerFigures& figures) {
+  auto served = (*service)->serve(stop, [&](const UserfaultPageInFigures& figures) {
     if (figures.resident_after && std::exchange(phase, "resident") != std::string_view("resident"))
       reporter.phase(phase);
     reporter.progress(phase, to_json(figures));

@@ -34,6 +34,7 @@ struct RawOptions {
   std::string timeout_action = "abort";
   std::uint64_t blackout_limit_s = 30;
   bool verify = false;
+  bool watch = false;
   bool keep_source = false;
   bool abort_on_error = false;
   bool persistent = false;
@@ -70,7 +71,7 @@ void add_common(CLI::App& app, RawOptions& raw) {
 }
 
 void add_source(CLI::App& app, RawOptions& raw) {
-  app.add_option("vm", raw.vm, "the VM: qemu:QMP_SOCKET")->required();
+  app.add_option("vm", raw.vm, "the VM: qemu:QMP_SOCKET or hook:SOCKET")->required();
   app.add_option("--store", raw.store, "directory on storage that both hosts mount")->required();
   app.add_option("--name", raw.name, "name of the VM on the store (default: its UUID)");
   app.add_option("--bandwidth", raw.bandwidth_mib_per_s, "limit for the page-out, MiB/s (0: none)")
@@ -109,14 +110,6 @@ void add_destination(CLI::App& app, RawOptions& raw) {
       "starts the destination VMM: CMD ... -S -qmp unix:{qmp},server=on,wait=off -incoming defer");
 }
 
-Result<std::string> socket_of(const std::string& vm) {
-  constexpr std::string_view kPrefix = "qemu:";
-  if (!vm.starts_with(kPrefix) || vm.size() == kPrefix.size()) {
-    return fail(Errc::invalid, fmt::format("VM '{}' is not of the form qemu:QMP_SOCKET", vm));
-  }
-  return vm.substr(kPrefix.size());
-}
-
 Result<void> check_name(const std::string& name) {
   constexpr std::size_t kNameBytesMax = 128;
   const auto good = [](char c) {
@@ -153,7 +146,7 @@ Result<CommonOptions> common_of(const RawOptions& raw) {
 
 Result<SourceOptions> source_of(const RawOptions& raw) {
   SourceOptions source;
-  PF_ASSIGN(source.vm_socket, socket_of(raw.vm));
+  PF_ASSIGN(source.vm, parse_vm_address(raw.vm));
   PF_TRY(check_name(raw.name));
   source.store = raw.store;
   source.name = raw.name;
@@ -232,13 +225,15 @@ Subcommands declare(CLI::App& app, RawOptions& raw) {
   commands.status =
       app.add_subcommand("status", "who owns the VM, and what a running tool is doing");
   add_store_and_name(*commands.status, raw);
+  commands.status->add_flag("--watch", raw.watch, "again each second, until interrupted");
   commands.abort =
       app.add_subcommand("abort", "stop a running migration; the guest runs on at the source");
   commands.abort->add_option("--name", raw.name, "name of the VM on the store")->required();
   commands.recover = app.add_subcommand("recover", "bring a broken hand-off or restore to its end");
   add_store_and_name(*commands.recover, raw);
   add_destination(*commands.recover, raw);
-  commands.recover->add_option("vm", raw.vm, "the VMM, if the records do not say: qemu:QMP_SOCKET");
+  commands.recover->add_option(
+      "vm", raw.vm, "the VMM, if the records do not say: qemu:QMP_SOCKET or hook:SOCKET");
   commands.inspect = app.add_subcommand("inspect", "print and prove a page file");
   commands.inspect->add_option("file", raw.file, "the page file")->required();
   commands.inspect->add_flag("--verify", raw.verify, "read every page and prove its checksum");
@@ -276,7 +271,7 @@ Result<Command> recover_of(const RawOptions& raw) {
   PF_ASSIGN(command.common, common_of(raw));
   PF_ASSIGN(command.destination, destination_of(raw));
   if (!raw.vm.empty()) {
-    PF_ASSIGN(command.vm_socket, socket_of(raw.vm));
+    PF_ASSIGN(command.vm, parse_vm_address(raw.vm));
   }
   return Command(std::move(command));
 }
@@ -317,7 +312,9 @@ Result<Command> command_of(const Subcommands& commands, const RawOptions& raw) {
   PF_TRY(check_name(raw.name));
   if (commands.abort->parsed()) return Command(AbortCommand{std::move(common), raw.name});
   if (commands.status->parsed())
-    return Command(StatusCommand{std::move(common), raw.store, raw.name});
+    return Command(
+        StatusCommand{std::move(common), raw.store, raw.name,
+                      raw.watch ? StatusCommand::Mode::watch : StatusCommand::Mode::once});
   PF_ASSIGN(SourceOptions source, source_of(raw));
   if (commands.check->parsed()) return Command(CheckCommand{std::move(common), std::move(source)});
   return Command(SendCommand{std::move(common), std::move(source)});

@@ -15,6 +15,7 @@
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/qemu_restore.h"
+#include "vmstate/vm_address.h"
 
 namespace pageferry {
 
@@ -35,7 +36,7 @@ struct CommonOptions {
 };
 
 struct SourceOptions {
-  std::string vm_socket;  // from qemu:PATH
+  VmAddress vm;
   std::string store;
   std::string name;                         // empty: the VM's UUID
   std::uint64_t bandwidth_bytes_per_s = 0;  // 0 = no limit
@@ -86,6 +87,7 @@ struct StatusCommand {
   CommonOptions common;
   std::string store;
   std::string name;
+  enum class Mode : std::uint8_t { once, watch } mode = Mode::once;
 };
 struct AbortCommand {
   CommonOptions common;
@@ -94,7 +96,7 @@ struct AbortCommand {
 struct RecoverCommand {
   CommonOptions common;
   DestinationOptions destination;
-  std::string vm_socket;  // optional qemu:PATH of the VMM; else as the records say
+  std::optional<VmAddress> vm;  // the VMM; else as the records say
 };
 struct InspectCommand {
   CommonOptions common;

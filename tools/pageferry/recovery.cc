@@ -10,6 +10,7 @@
 
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/option_names.h"
+#include "vmstate/hook_vmm_end.h"
 #include "vmstate/qemu_spawn.h"
 #include "vmstate/run_directory.h"
 
@@ -61,6 +62,7 @@ ExitCode Recovery::run_to_the_end() {
 void Recovery::request_stop() {
   stop_.cancel();
   if (restore_) restore_->request_stop();
+  if (hook_restore_) hook_restore_->request_stop();
   if (migration_) migration_->request_stop();
 }
 
@@ -125,6 +127,10 @@ Result<VmmLook> Recovery::look_patiently(const ProcessIdentity& process,
 // at before the records are read again for the decision.
 Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& before) {
   std::vector<VmmLook> looks;
+  for (const HookLook& hook : find_hook_vmms(command_.common.run_dir, command_.destination.name,
+                                             command_.vm, *hand_off_, clock_)) {
+    looks.push_back(look_of(hook));
+  }
   const auto add = [&](const ProcessIdentity& process, const std::string& socket) -> Result<void> {
     for (const VmmLook& known : looks) {
       if (known.view.process == process) return {};
@@ -144,7 +150,9 @@ Result<std::vector<VmmLook>> Recovery::look_around(const OwnershipSnapshot& befo
     }
   }
   auto sockets = leftover_monitors(command_.common.run_dir, command_.destination.name);
-  if (!command_.vm_socket.empty()) sockets.push_back(command_.vm_socket);
+  if (command_.vm && command_.vm->kind == VmmKind::qemu) {
+    sockets.push_back(command_.vm->socket);
+  }
   for (const std::string& socket : sockets) {
     auto qmp = QmpClient::connect(socket, Deadline::after(clock_, Seconds(2)));
     if (!qmp) continue;  // nobody listens there, or it was looked at above
@@ -163,11 +171,15 @@ Result<Recovery::Verdict> Recovery::one_round() {
   const auto named = snapshot.empty() ? std::nullopt : vmm_of_highest(snapshot, hand_off_->host());
   PF_ASSIGN(const bool canceled, cancel_abandoned(looks));
   if (canceled) return Verdict{};
+  PF_ASSIGN(const bool ended, end_empty(looks));
+  if (ended) return Verdict{};
   const ToolMemory memory;
   const auto is_named = [&](const VmmLook& look) { return named && look.view.process == named; };
   // What a paused destination was loaded from, when its own epoch says so.
   for (VmmLook& look : looks) {
-    if (is_named(look) && look.view.state == VmmState::paused) {
+    if (look.hook) {
+      look.view.loaded = loaded_image(*look.hook, snapshot);
+    } else if (is_named(look) && look.view.state == VmmState::paused) {
       look.view.loaded = image_for(snapshot, snapshot.highest()).image;
     }
   }
@@ -209,6 +221,21 @@ Result<bool> Recovery::cancel_abandoned(const std::vector<VmmLook>& looks) {
     canceled = true;
   }
   return canceled;
+}
+
+// A VMM with a hook that we started and that was given nothing goes on waiting; a QEMU ends by itself when its tool dies. The locks are
+// ours, so that tool is dead. One that the user named is the user's.
+Result<bool> Recovery::end_empty(std::vector<VmmLook>& looks) {
+  bool ended = false;
+  for (VmmLook& look : looks) {
+    const bool ours = look.socket().starts_with(command_.common.run_dir + "/");
+    if (!look.hook || !look.hook->is_empty() || !ours) continue;
+    reporter_.note(fmt::format("ending VMM pid {}: prepared by a dead tool, never loaded",
+                               look.view.process->pid));
+    PF_TRY(end_vmm(look));
+    ended = true;
+  }
+  return ended;
 }
 
 // The guest runs in the first of these; what the rules call stale among the others is ended. So is a
@@ -288,31 +315,59 @@ Recovery::Verdict Recovery::refuse(ExitCode code, const std::string& reason) {
 
 Result<void> Recovery::end_vmm(VmmLook& vmm) {
   PF_CHECK(vmm.view.process.has_value());
-  std::string socket = vmm.qmp ? vmm.qmp->socket_path() : "";
-  PF_ASSIGN([[maybe_unused]] const EndedBy how,
-            pageferry::end_qemu(*vmm.view.process, vmm.qmp.get(), EndBounds{}));
+  const std::string socket = vmm.socket();
+  if (vmm.hook) {
+    // Told, where it can be told: it may have to tidy up.
+    auto mover =
+        HookClient::connect(socket, HookClient::Role::mover, Deadline::after(clock_, kQueryBound));
+    PF_TRY(end_hook_vmm(*vmm.view.process, mover ? mover->get() : nullptr));
+  } else {
+    PF_TRY(pageferry::end_qemu(*vmm.view.process, vmm.qmp.get(), EndBounds{}));
+  }
   const std::string directory = socket.substr(0, socket.rfind('/'));
   // Only one of ours goes; others are refused by the function.
   [[maybe_unused]] const auto removed = remove_run_directory(command_.common.run_dir, directory);
   return {};
 }
 
-Result<void> Recovery::continue_guest(VmmLook& vmm) {
-  PF_ASSIGN(
-      [[maybe_unused]] const nlohmann::json answer,
-      vmm.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kQueryBound)));
+Result<void> Recovery::continue_guest(VmmLook& vmm, Epoch epoch) {
+  const Deadline deadline = Deadline::after(clock_, kQueryBound);
+  if (hook_restore_) return hook_restore_->resume(raw(epoch), deadline);
+  if (vmm.hook) {
+    PF_ASSIGN(const auto mover,
+              HookClient::connect(vmm.hook->socket, HookClient::Role::mover, deadline));
+    return mover->resume(raw(epoch), deadline);
+  }
+  PF_TRY(vmm.qmp->execute("cont", nlohmann::json::object(), deadline));
   return {};
 }
 
-Result<QemuState> Recovery::open_image(const GuestState& state) {
+Result<void> Recovery::open_pages(const GuestState& state) {
   if (!state.image) {
     return fail(Errc::not_found, "the VMM waits for pages and no image is named in the records");
   }
   PF_ASSIGN(attempt_, hand_off_->directory().open_attempt(state.image->attempt));
-  PF_ASSIGN(const QemuState qemu_state, read_attempt_state(*attempt_, kStateFileName));
   PF_ASSIGN(reader_, open_attempt_pages(*attempt_, command_.common.store_faults, clock_, {}));
-  PF_TRY(check_commit(*reader_, state.image->commit));
-  return qemu_state;
+  return check_commit(*reader_, state.image->commit);
+}
+
+Result<QemuState> Recovery::open_image(const GuestState& state) {
+  PF_TRY(open_pages(state));
+  return read_attempt_state(*attempt_, kStateFileName);
+}
+
+// What is loaded there must be what the records name: its pages come from that image and no other.
+Result<void> Recovery::attach_hook(const HookLook& hook, const GuestState& state) {
+  PF_TRY(open_pages(state));
+  if (!attempt_->name.ends_with("." + hook.attempt_id)) {
+    return fail(Errc::invalid, fmt::format("VMM pid {} was given attempt {}, the records name {}",
+                                           hook.process.pid, hook.attempt_id, attempt_->name));
+  }
+  const Deadline deadline = Deadline::after(clock_, kAttachBound);
+  PF_ASSIGN(auto client, HookClient::connect(hook.socket, HookClient::Role::restorer, deadline));
+  hook_restore_ =
+      std::make_unique<HookRestore>(std::move(client), command_.destination.order, clock_);
+  return hook_restore_->serve(*reader_, deadline);
 }
 
 Result<RestoreOptions> Recovery::restore_options(const std::string& directory) const {
@@ -328,7 +383,8 @@ Result<RestoreOptions> Recovery::restore_options(const std::string& directory) c
 
 // Nothing to do where restore_ serves already: what began without the monitor goes on with it.
 Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
-  if (restore_) return {};
+  if (restore_ || hook_restore_) return {};
+  if (vmm.hook) return attach_hook(*vmm.hook, state);
   PF_ASSIGN(const QemuState qemu_state, open_image(state));
   const std::string& socket = vmm.qmp->socket_path();
   PF_ASSIGN(const RestoreOptions options, restore_options(socket.substr(0, socket.rfind('/'))));
@@ -344,24 +400,29 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
     return refuse(ExitCode::done, "the guest runs here and was never handed over");
   }
   const Epoch epoch = snapshot.highest();
-  result_["destination"] = {{"pid", named->pid}, {"qmp", vmm.qmp->socket_path()}};
+  result_["destination"] = vmm.where();
   result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
   if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
   early_.reset();  // it has brought what was needed to get here; the restore goes on
-  if (restore_) {
-    restore_->use_monitor(*vmm.qmp);
-    PF_TRY(restore_->finish());
-    const RestoreStats stats = restore_->stats();
-    result_["faults"] = {{"count", stats.faults}};
-    if (stats.placement != PagePlacement::automatic) {
-      result_["placement"] = name_of(kPlacementNames, stats.placement);
-    }
-    restore_.reset();
-  }
+  PF_TRY(serve_to_the_end(vmm));
   if (auto freed = free_image(snapshot); !freed) {
     reporter_.warning(image_stays_text(freed.error()));
   }
   return Verdict{Round::finished, ExitCode::done};
+}
+
+Result<void> Recovery::serve_to_the_end(VmmLook& vmm) {
+  if (!restore_ && !hook_restore_) return {};
+  if (restore_) restore_->use_monitor(*vmm.qmp);
+  PF_TRY(restore_ ? restore_->finish() : hook_restore_->finish());
+  const RestoreStats stats = restore_ ? restore_->stats() : hook_restore_->stats();
+  result_["faults"] = {{"count", stats.faults}};
+  if (stats.placement != PagePlacement::automatic) {
+    result_["placement"] = name_of(kPlacementNames, stats.placement);
+  }
+  restore_.reset();
+  hook_restore_.reset();
+  return {};
 }
 
 // The guest runs here and has every page.
@@ -378,7 +439,7 @@ Result<Recovery::Verdict> Recovery::run_and_continue(const Decision& decision, V
   if (decision.action == Action::run_and_continue) {
     PF_TRY(hand_off_->run(decision.epoch, *vmm.view.process));
   }
-  PF_TRY(continue_guest(vmm));
+  PF_TRY(continue_guest(vmm, decision.epoch));
   return serve(vmm, snapshot);
 }
 
@@ -387,8 +448,9 @@ Result<Recovery::Verdict> Recovery::claim_and_continue(const Decision& decision,
   PF_ASSIGN(const Claim claim, hand_off_->claim(decision.epoch, *vmm.view.process));
   if (claim == Claim::lost) return Verdict{};
   PF_TRY(hand_off_->run(decision.epoch, *vmm.view.process));
-  PF_TRY(continue_guest(vmm));
-  result_["destination"] = {{"pid", vmm.view.process->pid}, {"qmp", vmm.qmp->socket_path()}};
+  if (vmm.hook && vmm.waits_for_pages()) PF_TRY(attach(vmm, decision.state));
+  PF_TRY(continue_guest(vmm, decision.epoch));
+  result_["destination"] = vmm.where();
   return Verdict{};
 }
 

@@ -24,6 +24,7 @@
 #include "tools/pageferry/options.h"
 #include "tools/pageferry/reporter.h"
 #include "tools/pageferry/vmm_look.h"
+#include "vmstate/hook_restore.h"
 #include "vmstate/qemu_restore.h"
 
 namespace pageferry {
@@ -64,8 +65,12 @@ class Recovery {
   Result<QemuState> open_image(const GuestState& state);
   Result<RestoreOptions> restore_options(const std::string& directory) const;
   Result<void> attach(VmmLook& vmm, const GuestState& state);
+  Result<void> attach_hook(const HookLook& hook, const GuestState& state);
+  Result<void> open_pages(const GuestState& state);
+  Result<void> serve_to_the_end(VmmLook& vmm);
   Result<void> end_vmm(VmmLook& vmm);
-  Result<void> continue_guest(VmmLook& vmm);
+  Result<void> continue_guest(VmmLook& vmm, Epoch epoch);
+  Result<bool> end_empty(std::vector<VmmLook>& looks);
   Verdict wait_a_little(const Decision& decision);
   Verdict refuse(ExitCode code, const std::string& reason);
 
@@ -80,6 +85,7 @@ class Recovery {
   bool early_tried_ = false;
   std::string why_not_early_;  // the monitor may be silent for it
   std::unique_ptr<QemuRestore> restore_;
+  std::unique_ptr<HookRestore> hook_restore_;
   std::unique_ptr<DestinationMigration> migration_;
   std::optional<Nanoseconds> waiting_since_;
   nlohmann::json result_ = nlohmann::json::object();

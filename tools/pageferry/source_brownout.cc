@@ -5,15 +5,8 @@
 
 #include "tools/pageferry/option_names.h"
 #include "tools/pageferry/source_migration.h"
-#include "vmstate/qemu_machine.h"
 
 namespace pageferry {
-namespace {
-
-constexpr Seconds kQueryBound{30};
-
-}  // namespace
-
 Result<void> SourceMigration::start_destination() {
   if (destination_options_ == nullptr) return {};
   std::vector<std::string> argv = {own_executable(), "agent", "--run-dir", common_.run_dir};
@@ -27,7 +20,7 @@ Result<void> SourceMigration::start_destination() {
   const DestinationOptions& wanted = *destination_options_;
   return link_->send({{"type", "prepare"},
                       {"store", options_.store},
-                      {"name", vm_.name},
+                      {"name", name()},
                       {"attempt", attempt_->name},
                       {"epoch", raw(epoch_)},
                       {"prefetch", name_of(kPrefetchOrderNames, wanted.order)},
@@ -62,10 +55,7 @@ Result<void> SourceMigration::poll_destination() {
 // began.
 Result<void> SourceMigration::check_machines() {
   if (machines_compared_ || !link_) return {};
-  PF_ASSIGN(const nlohmann::json machine,
-            describe_machine(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
-  const auto differences =
-      compare_machines(machine, destination_machine_, vm_.process.working_directory);
+  PF_ASSIGN(const auto differences, vm_->differences(destination_machine_));
   if (!differences.empty()) {
     return fail(Errc::invalid,
                 fmt::format("the destination's machine differs: {}", fmt::join(differences, "; ")));

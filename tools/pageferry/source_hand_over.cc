@@ -6,15 +6,12 @@
 #include "tools/pageferry/host_forward_message.h"
 #include "tools/pageferry/recovery.h"
 #include "tools/pageferry/source_migration.h"
-#include "vmstate/qemu_host_forwards.h"
-#include "vmstate/qemu_spawn.h"
 #include "vmstate/run_directory.h"
 
 namespace pageferry {
 
 namespace {
 
-constexpr Seconds kQueryBound{30};
 constexpr Milliseconds kStorePollInterval{250};
 
 }  // namespace
@@ -24,9 +21,8 @@ Result<void> SourceMigration::switchover() {
   PF_TRY(capture_->commit_source());
   GuestState state;
   state.disks = disks_;
-  state.memory = StoppedVmm{hand_off_->host(), vm_.process.identity};
-  // Only an event stream that was unbroken up to `completed` proves that it belongs to our image.
-  if (vm_.qmp->unbroken()) state.image = ImageRef{attempt_->name, commit_id_};
+  state.memory = StoppedVmm{hand_off_->host(), vmm()};
+  if (vm_->image_is_certain()) state.image = ImageRef{attempt_->name, commit_id_};
   split_["shut"] = to_ms(clock_.now() - started);
   PF_TRY(common_.fail_points.hit("source.after-shut"));
   const auto before = clock_.now();
@@ -88,21 +84,21 @@ void SourceMigration::add_destination_figures(const nlohmann::json& running) {
 // The destination's running record is durable: the VMM here is only memory now.
 void SourceMigration::end_source() {
   if (options_.source_end == SourceEnd::keep) return;
-  const int pid = vm_.process.identity.pid;
-  auto ended = end_qemu(vm_.process.identity, vm_.qmp.get(), EndBounds{});
+  const int pid = vmm().pid;
+  auto ended = vm_->end();
   if (!ended) {
     reporter_.warning(
         fmt::format("the source VMM (pid {}) did not end: {}", pid, ended.error().message));
     return;
   }
   // If this program started it, its run directory goes too; others clean up after themselves.
-  const std::string& socket = options_.vm_socket;
+  const std::string& socket = options_.vm.socket;
   const std::string directory = socket.substr(0, socket.rfind('/'));
   [[maybe_unused]] const auto removed = remove_run_directory(common_.run_dir, directory);
 }
 
 ExitCode SourceMigration::wait_for_resident() {
-  auto forwards = query_host_forwards(*vm_.qmp, Deadline::after(clock_, kQueryBound));
+  auto forwards = vm_->host_forwards();
   end_source();
   nlohmann::json ended = {{"type", "source-ended"}, {"host-forwards", nlohmann::json::array()}};
   if (forwards) ended["host-forwards"] = host_forwards_to_json(*forwards);
@@ -151,19 +147,18 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   command.common = common_;
   command.common.fail_points = FailPoints();
   command.destination = *destination_options_;
-  command.destination.name = vm_.name;
+  command.destination.name = name();
   // Its monitor connections are its own; ours would stand in the way.
   {
     const std::lock_guard lock(stop_mutex_);
     capture_.reset();
   }
-  vm_.qmp.reset();
+  vm_->disconnect();
   Recovery recovery(command, reporter_, clock_);
   const ExitCode code = recovery.run_to_the_end();
   for (const auto& [key, value] : recovery.result().items()) result_[key] = value;
   const bool runs_at_source =
-      recovery.result().value(nlohmann::json::json_pointer("/destination/pid"), 0) ==
-      vm_.process.identity.pid;
+      recovery.result().value(nlohmann::json::json_pointer("/destination/pid"), 0) == vmm().pid;
   if (code == ExitCode::done && runs_at_source) return finish(ExitCode::failed);
   if (code == ExitCode::done) end_source();
   return finish(code);
@@ -198,18 +193,15 @@ Result<Claim> SourceMigration::claim_for_source() {
   const auto epoch = claimable_epoch(snapshot);
   if (!epoch) return Claim::lost;
   const GuestState state = image_for(snapshot, *epoch);
-  const StoppedVmm mine{hand_off_->host(), vm_.process.identity};
+  const StoppedVmm mine{hand_off_->host(), vmm()};
   if (!state.memory || *state.memory != mine) return Claim::lost;
   PF_TRY(check_disks_unchanged(state.disks));
   // The destination has given up, the guest is stopped: a store that is full is waited for.
-  PF_ASSIGN(const Claim claim, hand_off_->claim(*epoch, vm_.process.identity, WhenRefused::repeat));
+  PF_ASSIGN(const Claim claim, hand_off_->claim(*epoch, vmm(), WhenRefused::repeat));
   if (claim == Claim::lost) return claim;
   epoch_ = *epoch;
-  PF_TRY(hand_off_->run(epoch_, vm_.process.identity));
-  if (vm_.running()) {
-    PF_TRY(
-        vm_.qmp->execute("cont", nlohmann::json::object(), Deadline::after(clock_, kQueryBound)));
-  }
+  PF_TRY(hand_off_->run(epoch_, vmm()));
+  if (vm_->facts().running) PF_TRY(vm_->resume(raw(epoch_)));
   return claim;
 }
 
@@ -217,7 +209,7 @@ void SourceMigration::add_source_figures() {
   const CaptureStats capture = capture_->stats();
   const PageFileWriterStats file = writer_->stats();
   result_["status"] = "completed";
-  result_["ram"] = {{"total", capture_->state().layout.bytes()},
+  result_["ram"] = {{"total", capture_->layout().bytes()},
                     {"transferred", capture.bytes_received},
                     {"duplicate", file.zero_pages},
                     {"dirty-sync-count", capture.passes},

@@ -12,12 +12,10 @@
 #include "tools/pageferry/store_step.h"
 #include "transport/os/thread_priority.h"
 #include "transport/store_check.h"
-#include "vmstate/qemu_machine.h"
 
 namespace pageferry {
 namespace {
 
-constexpr Seconds kQueryBound{30};
 constexpr std::uint64_t kTailBandwidthGuessBytesPerS = std::uint64_t{1} << 30;
 constexpr std::uint64_t kTailBytesMin = std::uint64_t{16} << 20;
 constexpr std::uint64_t kTailBytesMax = std::uint64_t{1} << 30;
@@ -63,7 +61,7 @@ ExitCode SourceMigration::run() {
     if (!capture_->shut_was_sent()) return fail_before_shut(done.error());
     reporter_.error(done.error());
     // Without a release nothing may name the image: with its VMM the guest's state is gone.
-    const auto vmm_lives = is_alive(vm_.process.identity);
+    const auto vmm_lives = is_alive(vmm());
     const bool lost = released_at_ == Nanoseconds(0) && vmm_lives && !*vmm_lives;
     return finish(lost ? ExitCode::state_lost : ExitCode::recoverable);
   }
@@ -71,18 +69,18 @@ ExitCode SourceMigration::run() {
 }
 
 Result<void> SourceMigration::open() {
-  PF_ASSIGN(vm_, connect_source_vm(options_.vm_socket, options_.name, clock_));
-  PF_ASSIGN(lock_, VmLock::acquire(common_.run_dir, vm_.name + ".source"));
-  PF_ASSIGN(const auto findings, preflight_source_vm(vm_, DestinationHost::same, clock_));
+  PF_ASSIGN(vm_, connect_source_vmm(options_.vm, options_.name, VmmUse::move, clock_));
+  PF_ASSIGN(lock_, VmLock::acquire(common_.run_dir, name() + ".source"));
+  PF_ASSIGN(const auto findings, vm_->preflight(DestinationHost::same));
   for (const Finding& finding : findings) {
     if (finding.severity == Severity::warning) reporter_.warning(finding.text);
   }
   if (has_refusal(findings)) return fail(Errc::unsupported, refusal_text(findings));
   PF_TRY(check_the_store());
-  PF_ASSIGN(control_, ControlServer::start(common_.run_dir + "/" + vm_.name + ".source.sock",
+  PF_ASSIGN(control_, ControlServer::start(common_.run_dir + "/" + name() + ".source.sock",
                                            [this] { return request_abort(); }));
   PF_ASSIGN(hand_off_,
-            HandOff::open(options_.store, vm_.name, VmDirectory::IfMissing::create, stop_));
+            HandOff::open(options_.store, name(), VmDirectory::IfMissing::create, stop_));
   return open_epoch();
 }
 
@@ -98,16 +96,16 @@ Result<void> SourceMigration::check_the_store() {
 // Rule 1: a running VM that has no epoch opens the next one under rule 2.
 Result<void> SourceMigration::open_epoch() {
   PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
-  const Standing standing = standing_of(vm_.process.identity, snapshot, hand_off_->host());
+  const Standing standing = standing_of(vmm(), snapshot, hand_off_->host());
   if (standing.kind == Standing::Kind::refused) return fail(Errc::not_owner, standing.reason);
   epoch_ = standing.epoch;
   if (standing.kind == Standing::Kind::owner) return {};
-  PF_ASSIGN(const Claim claim, hand_off_->claim(epoch_, vm_.process.identity));
+  PF_ASSIGN(const Claim claim, hand_off_->claim(epoch_, vmm()));
   if (claim == Claim::lost) {
     return fail(Errc::not_owner, fmt::format("epoch {} of {} was claimed by another host just now",
-                                             raw(epoch_), vm_.name));
+                                             raw(epoch_), name()));
   }
-  return hand_off_->run(epoch_, vm_.process.identity);
+  return hand_off_->run(epoch_, vmm());
 }
 
 Result<void> SourceMigration::make_page_file() {
@@ -118,7 +116,7 @@ Result<void> SourceMigration::make_page_file() {
   PF_ASSIGN(std::unique_ptr<StorageFile> file,
             create_attempt_pages(*attempt_, common_.store_faults, clock_));
   PageFileWriterOptions options;
-  PF_ASSIGN(const std::uint64_t guest_bytes, guest_memory_bytes());
+  PF_ASSIGN(const std::uint64_t guest_bytes, vm_->memory_bytes());
   options.tail_bytes_max = tail_bytes_for(options_.max_downtime, guest_bytes);
   options.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
   PF_ASSIGN(std::unique_ptr<PageFileWriter> writer,
@@ -128,53 +126,45 @@ Result<void> SourceMigration::make_page_file() {
   return {};
 }
 
-Result<std::uint64_t> SourceMigration::guest_memory_bytes() {
-  PF_ASSIGN(const nlohmann::json summary,
-            vm_.qmp->execute("query-memory-size-summary", nlohmann::json::object(),
-                             Deadline::after(clock_, kQueryBound)));
-  return summary.value("base-memory", std::uint64_t{0}) +
-         summary.value("plugged-memory", std::uint64_t{0});
-}
-
 Result<void> SourceMigration::setup() {
   PF_TRY(make_page_file());
   CaptureOptions capture;
   capture.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
   capture.max_downtime = options_.max_downtime;
   capture.target_downtime = std::min(capture.target_downtime, options_.max_downtime);
-  PF_ASSIGN(std::unique_ptr<QemuCapture> made,
-            QemuCapture::create(*vm_.qmp, *writer_, *this, capture));
+  capture.epoch = raw(epoch_);
+  capture.blackout_limit = options_.blackout_limit;
+  capture.sink_bytes_per_s = [this] { return writer_->stats().write_bytes_per_s; };
+  PF_ASSIGN(std::unique_ptr<Capture> made, vm_->make_capture(*writer_, *this, capture));
   {
     const std::lock_guard lock(stop_mutex_);
     capture_ = std::move(made);
   }
   PF_TRY(capture_->start());
   PF_TRY(common_.fail_points.hit("source.setup"));
-  PF_ASSIGN(const nlohmann::json machine,
-            describe_machine(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
-  PF_TRY(write_manifest(machine));
+  PF_TRY(write_manifest());
   return start_destination();
 }
 
-Result<void> SourceMigration::write_manifest(const nlohmann::json& machine) {
+Result<void> SourceMigration::write_manifest() {
   VmManifest manifest;
-  manifest.vm_name = vm_.name;
-  manifest.vm_uuid = vm_.uuid;
+  PF_TRY(vm_->describe(manifest));
+  capture_->describe(manifest);
+  manifest.vm_name = name();
+  manifest.vm_uuid = vm_->facts().uuid;
   manifest.attempt_id = attempt_->name.substr(attempt_->name.rfind('.') + 1);
   manifest.epoch = raw(epoch_);
   manifest.source_host = hand_off_->host().name;
   manifest.source_boot_id = hand_off_->host().boot_id;
-  manifest.source = vm_.process;
-  manifest.qemu_version = static_cast<std::uint32_t>(vm_.qmp->qemu_version());
-  manifest.machine_type = capture_->state().machine_type;
-  manifest.machine = machine;
-  manifest.run_state = vm_.running() ? GuestRunState::running : GuestRunState::paused;
+  manifest.source = vm_->facts().process;
+  manifest.run_state = vm_->facts().running ? GuestRunState::running : GuestRunState::paused;
   manifest.page_bytes = kPageSizeBytes;
-  manifest.blocks = capture_->state().layout.blocks();
   PF_ASSIGN(const std::string text, encode_manifest(manifest));
   const auto bytes = std::as_bytes(std::span(text));
   PF_TRY(write_file(std::string(kManifestFileName), {bytes.begin(), bytes.end()}));
-  return write_file(kPrepareFileName, encode_qemu_state(capture_->state()));
+  std::vector<std::byte> prepare = capture_->encode_state();
+  if (prepare.empty()) return {};
+  return write_file(kPrepareFileName, std::move(prepare));
 }
 
 // Never in a call of this thread: it must hear that the migration is given up.
@@ -214,7 +204,7 @@ Result<void> SourceMigration::freeze_and_commit() {
 
 // QEMU has inactivated the images by now: nothing changes them until somebody runs the guest again.
 Result<void> SourceMigration::note_disks() {
-  PF_ASSIGN(const auto paths, writable_disk_files(*vm_.qmp, Deadline::after(clock_, kQueryBound)));
+  PF_ASSIGN(const auto paths, vm_->disk_files());
   PF_ASSIGN(disks_,
             run_store_step<std::vector<DiskFile>>("sizes of the disk images", store_bounds(),
                                                   [paths = paths] { return stat_disks(paths); }));
@@ -223,7 +213,7 @@ Result<void> SourceMigration::note_disks() {
 
 // Everything durable, the commit last.
 Result<void> SourceMigration::commit_image() {
-  PF_TRY(write_file(kStateFileName, encode_qemu_state(capture_->state())));
+  PF_TRY(write_file(kStateFileName, capture_->encode_state()));
   PF_TRY(common_.fail_points.hit("source.before-commit"));
   PF_ASSIGN([[maybe_unused]] const CommitInfo commit, writer_->finish_and_commit());
   return {};
@@ -282,7 +272,7 @@ ExitCode SourceMigration::fail_before_shut(const Error& error) {
   remove_the_attempt();
   result_.erase("destination");
   // What it ran in is dead, and nothing was released: nobody may continue it.
-  const auto vmm_lives = is_alive(vm_.process.identity);
+  const auto vmm_lives = is_alive(vmm());
   if (vmm_lives && !*vmm_lives) return finish(ExitCode::state_lost);
   if (!undone) return finish(ExitCode::recoverable);
   if (timed_out_) return finish(ExitCode::timed_out);
@@ -296,7 +286,7 @@ void SourceMigration::remove_the_attempt() {
   attempt_.reset();
   auto removed = run_store_step<void>(
       "removing " + name, {nullptr, Deadline::after(clock_, kRemoveBound)},
-      [store = options_.store, vm = vm_.name, name]() -> Result<void> {
+      [store = options_.store, vm = this->name(), name]() -> Result<void> {
         PF_ASSIGN(const VmDirectory directory,
                   VmDirectory::open(store, vm, VmDirectory::IfMissing::refuse));
         return directory.remove_attempt(name);

@@ -30,11 +30,11 @@
 #include "tools/pageferry/hand_off.h"
 #include "tools/pageferry/options.h"
 #include "tools/pageferry/reporter.h"
-#include "tools/pageferry/source_vm.h"
 #include "transport/storage_wait.h"
 #include "transport/vm_lock.h"
+#include "vmstate/capture.h"
 #include "vmstate/manifest.h"
-#include "vmstate/qemu_capture.h"
+#include "vmstate/source_vmm.h"
 
 namespace pageferry {
 
@@ -53,7 +53,7 @@ class SourceMigration final : private CaptureObserver {
   Result<void> open_epoch();
   Result<void> setup();
   Result<void> make_page_file();
-  Result<void> write_manifest(const nlohmann::json& machine);
+  Result<void> write_manifest();
   Result<void> write_file(const std::string& name, std::vector<std::byte> bytes);
   WaitBounds store_bounds() const { return {store_stop_.get(), Deadline::never()}; }
   Result<void> start_destination();
@@ -61,7 +61,6 @@ class SourceMigration final : private CaptureObserver {
   Result<void> freeze_and_commit();
   Result<void> commit_image();
   Result<void> read_back_if_asked();
-  Result<std::uint64_t> guest_memory_bytes();
   bool stop_before_shut();
   void remove_the_attempt();
   Result<void> switchover();
@@ -98,7 +97,10 @@ class SourceMigration final : private CaptureObserver {
   const Clock& clock_;
   const Nanoseconds started_;
 
-  SourceVm vm_;
+  const std::string& name() const { return vm_->facts().name; }
+  const ProcessIdentity& vmm() const { return vm_->facts().process.identity; }
+
+  std::unique_ptr<SourceVmm> vm_;
   std::optional<VmLock> lock_;
   CancelSignal stop_;  // gives up repeating a record: the guest stays paused then
   std::unique_ptr<HandOff> hand_off_;
@@ -111,7 +113,7 @@ class SourceMigration final : private CaptureObserver {
   // mutex when they are set or reset.
   std::mutex stop_mutex_;
   std::unique_ptr<PageFileWriter> writer_;
-  std::unique_ptr<QemuCapture> capture_;
+  std::unique_ptr<Capture> capture_;
   std::unique_ptr<DestinationLink> link_;
   std::atomic<bool> abort_asked_{false};
   std::unique_ptr<ControlServer> control_;  // its thread uses what stands above: destroyed first

@@ -73,13 +73,21 @@ VmmState vmm_state_of(const std::string& qemu_status) {
   return VmmState::running;
 }
 
+VmmLook look_of(const HookLook& hook) {
+  VmmLook look;
+  look.view.process = hook.process;
+  look.view.state = vmm_state_of(hook);
+  look.hook = hook;
+  return look;
+}
+
 Result<VmmLook> look_at_vmm(const ProcessIdentity& process, const std::string& preferred_socket,
                             const Clock& clock) {
   VmmLook look;
   PF_ASSIGN(const bool alive, is_alive(process));
   if (!alive) return look;
   look.view.process = process;
-  PF_ASSIGN(const QemuProcess qemu, read_qemu_process(process.pid));
+  PF_ASSIGN(const VmmProcess qemu, read_qemu_process(process.pid));
   auto sockets = monitor_sockets_of(qemu.argv, qemu.working_directory);
   // Our own monitor socket stands last on the command lines that we make.
   if (!preferred_socket.empty()) sockets.push_back(preferred_socket);

@@ -23,11 +23,14 @@ class PageTables {
 
   // The entries of the pages from `address` on. Errors: gone (the process has ended), io.
   Result<void> read(std::uint64_t address, std::span<std::uint64_t> entries) const;
+  static bool is_present(std::uint64_t entry) { return (entry & kPresent) != 0; }
+  // Or swapped out; or a marker, where write protection is armed or a page is poisoned.
   static bool is_there(std::uint64_t entry) { return (entry & kPresentOrSwapped) != 0; }
   // The same for the one page at `address`.
   Result<bool> has(std::uint64_t address) const;
 
  private:
+  static constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
   static constexpr std::uint64_t kPresentOrSwapped = std::uint64_t{3} << 62;
   explicit PageTables(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}
 

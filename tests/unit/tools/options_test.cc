@@ -34,7 +34,22 @@ TEST(Options, MigrateNeedsTheFormOfTheVm) {
 }
 
 TEST(Options, MigrateTakesTheSocketOutOfTheVm) {
-  EXPECT_EQ(migrate_with({}).source.vm_socket, "/q");
+  EXPECT_EQ(migrate_with({}).source.vm.socket, "/q");
+}
+
+TEST(Options, AVmmWithAHookIsNamedByItsSocket) {
+  auto command = parse({"migrate", "hook:/h", "--store", "/s", "--to", "local"});
+  ASSERT_TRUE(command) << command.error().text;
+  EXPECT_EQ(std::get<MigrateCommand>(*command).source.vm, (VmAddress{VmmKind::hook, "/h"}));
+}
+
+TEST(Options, StatusIsAskedOnceUnlessItIsWatched) {
+  auto once = parse({"status", "--store", "/s", "--name", "n"});
+  ASSERT_TRUE(once) << once.error().text;
+  EXPECT_EQ(std::get<StatusCommand>(*once).mode, StatusCommand::Mode::once);
+  auto watch = parse({"status", "--store", "/s", "--name", "n", "--watch"});
+  ASSERT_TRUE(watch) << watch.error().text;
+  EXPECT_EQ(std::get<StatusCommand>(*watch).mode, StatusCommand::Mode::watch);
 }
 
 TEST(Options, BandwidthIsInMebibytes) {

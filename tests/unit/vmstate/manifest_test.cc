@@ -107,6 +107,55 @@ TEST(ManifestTest, VersionOneStaysReadableAndIsWrittenTheSameWay) {
   EXPECT_EQ(encoded(example()), golden.str());
 }
 
+VmManifest hook_example() {
+  VmManifest manifest = example();
+  manifest.vm_name = "demo";
+  manifest.vm_uuid = "00000000-0000-0000-0000-000000000000";
+  manifest.source.argv = {"demo_vmm", "--hook", "vm.sock"};
+  manifest.source.uid = manifest.source.gid = 1000;
+  manifest.source.groups = {1000};
+  manifest.source.executable = "/usr/bin/demo_vmm";
+  manifest.source.executable_deleted = false;
+  manifest.source.cgroup = "";
+  manifest.run_state = GuestRunState::running;
+  manifest.blocks = {
+      {.name = "ram0", .length_bytes = std::uint64_t{1} << 28},
+      {.name = "ram1", .length_bytes = std::uint64_t{2} << 20, .backing_page_bytes = 2 << 20}};
+  manifest.hook =
+      HookMachine{.machine = "demo_vmm 1, 2 vCPUs",
+                  .socket = "/srv/vm/vm.sock",
+                  .incoming_command = {"/usr/bin/demo_vmm", "--incoming", "--hook", "{socket}"},
+                  .guest_addresses = {0, std::uint64_t{1} << 32}};
+  return manifest;
+}
+
+TEST(ManifestTest, GoldenFileOfAVmmWithAHookIsReadAndWrittenTheSame) {
+  std::ifstream in(PAGEFERRY_GOLDEN_DIRECTORY "/manifest_hook_v1.json", std::ios::binary);
+  ASSERT_TRUE(in) << "the golden file is missing";
+  std::stringstream golden;
+  golden << in.rdbuf();
+  const auto decoded = decode_manifest(golden.str());
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->hook, hook_example().hook);
+  EXPECT_EQ(encoded(hook_example()), golden.str());
+}
+
+TEST(ManifestTest, AVmmWithAHookHasAnAddressForEachBlock) {
+  VmManifest manifest = hook_example();
+  manifest.hook->guest_addresses.pop_back();
+  const auto text = encode_manifest(manifest);
+  ASSERT_FALSE(text);
+  EXPECT_THAT(text.error().message, HasSubstr("guest-addresses"));
+}
+
+TEST(ManifestTest, AVmmWithAHookNamesAnAbsoluteSocket) {
+  VmManifest manifest = hook_example();
+  manifest.hook->socket = "vm.sock";
+  const auto text = encode_manifest(manifest);
+  ASSERT_FALSE(text);
+  EXPECT_THAT(text.error().message, HasSubstr("socket"));
+}
+
 TEST(ManifestTest, EveryFlippedBitIsNoticed) {
   const std::string text = encoded(example());
   for (std::size_t i = 0; i < text.size(); ++i) {

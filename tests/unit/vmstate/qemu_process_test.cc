@@ -44,7 +44,7 @@ class QemuProcessTest : public testing::Test {
     fs::remove(directory() / name);
     fs::create_symlink(target, directory() / name);
   }
-  Result<QemuProcess> read() const { return read_qemu_process(::getpid(), proc_.path()); }
+  Result<VmmProcess> read() const { return read_qemu_process(::getpid(), proc_.path()); }
 
   testing_support::ScratchDirectory proc_;
 };
@@ -121,14 +121,14 @@ TEST_F(QemuProcessTest, PidOfAnotherLifeHasNoPidfd) {
 }
 
 TEST(RefuseLibvirtGuestTest, PlainQemuPasses) {
-  QemuProcess process;
+  VmmProcess process;
   process.argv = {"qemu-system-x86_64", "-name", "guest=web,debug-threads=on"};
   process.cgroup = "/user.slice";
   EXPECT_TRUE(refuse_libvirt_guest(process));
 }
 
 TEST(RefuseLibvirtGuestTest, CgroupGivesItAway) {
-  QemuProcess process;
+  VmmProcess process;
   process.argv = {"qemu-system-x86_64"};
   process.cgroup = "/machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator";
   const auto refused = refuse_libvirt_guest(process);
@@ -138,7 +138,7 @@ TEST(RefuseLibvirtGuestTest, CgroupGivesItAway) {
 }
 
 TEST(RefuseLibvirtGuestTest, MonitorDescriptorOrSecretPathGivesItAway) {
-  QemuProcess process;
+  VmmProcess process;
   process.argv = {"qemu-system-x86_64", "-chardev",
                   "socket,id=charmonitor,fd=25,server=on,wait=off"};
   EXPECT_FALSE(refuse_libvirt_guest(process));
