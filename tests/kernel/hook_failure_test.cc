@@ -12,6 +12,7 @@
 #include <future>
 
 #include "fakes/hook_vmm.h"
+#include "fakes/huge_pages.h"
 #include "fakes/page_content.h"
 #include "pager/userfault_outlet.h"
 
@@ -393,6 +394,45 @@ INSTANTIATE_TEST_SUITE_P(Memory, HookWaitingTest,
                          testing::Values(Backing::anonymous, Backing::memfd), [](const auto& each) {
                            return each.param == Backing::anonymous ? "Anonymous" : "Memfd";
                          });
+
+// 2 MiB pages: a page that is missing, one that was given back, and residency are counted in whole ones.
+TEST(HookHugePagesTest, AGuestOnHugePagesIsRestored) {
+  constexpr std::uint64_t kHuge = 4;
+  const HugePages pages(kHuge);
+  ASSERT_TRUE(pages.enough()) << "needs root, or 4 free huge pages";
+  const UserfaultMemory memory(kHuge * kHugeBytes, Backing::huge_pages);
+  HookVmm vmm;
+  vmm.config().incoming = 1;
+  vmm.config().slot_count = 1;
+  vmm.slot(0).memory_fd = -1;
+  vmm.slot(0).host_address = memory.data();
+  vmm.slot(0).size_bytes = memory.bytes();
+  EXPECT_EQ(vmm.start(), -EINVAL);
+  EXPECT_THAT(vmm.error(), HasSubstr("backing_page_bytes is 4096"));
+  vmm.slot(0).backing_page_bytes = kHugeBytes;
+  vmm.start_well();
+  const auto restorer = vmm.connect(Role::restorer);
+  auto userfault = restorer->take_userfault(vmm.soon());
+  ASSERT_TRUE(userfault) << userfault.error().message;
+  UserfaultOutlet outlet(restorer->vm().layout, {memory.address()});
+  expect_ok(outlet.open(std::move(*userfault), tables_of()));
+  EXPECT_EQ(pageferry_hook_discard(vmm.hook(), kHugeBytes, kPageSizeBytes), -EINVAL);
+  EXPECT_EQ(pageferry_hook_discard(vmm.hook(), kHugeBytes, kHugeBytes), 0);
+  constexpr std::uint64_t kPerHuge = kHugeBytes / kPageSizeBytes;
+  for (std::uint64_t page = 0; page < (kHuge - 1) * kPerHuge; ++page) {
+    ASSERT_TRUE(outlet.put_pages(PageChannel::urgent, {PageIndex{page}, 1}, content_of(page, 1)));
+  }
+  const auto early = restorer->resident(vmm.soon());
+  ASSERT_FALSE(early);
+  EXPECT_THAT(early.error().message, HasSubstr("the page at 0x600000 is missing"));
+  for (std::uint64_t page = (kHuge - 1) * kPerHuge; page < kHuge * kPerHuge; ++page) {
+    ASSERT_TRUE(outlet.put_pages(PageChannel::urgent, {PageIndex{page}, 1}, content_of(page, 1)));
+  }
+  expect_ok(restorer->resident(vmm.soon()));
+  EXPECT_EQ(std::memcmp(memory.page(7), content_of(7, 1).data(), kPageSizeBytes), 0);
+  EXPECT_TRUE(is_zero_page(PageBytes(memory.page(kPerHuge + 7), kPageSizeBytes)));
+  EXPECT_EQ(vmm.stop(), 0);
+}
 
 TEST(HookWatchdogTest, APagerIsStartedWhenOneIsLostAndNotBefore) {
   HookVmm vmm;
