@@ -155,7 +155,8 @@ TEST_F(HookFailureTest, CommitAfterTheLimitIsRefusedAndTrackingGoesOn) {
   vmm_.start_well();
   const auto mover = vmm_.connect(Role::mover);
   expect_ok(mover->start_tracking(vmm_.soon()));
-  expect_ok(mover->pause(vmm_.soon(), Milliseconds(1)));
+  // On a busy machine the limit passes while the guest is being paused, which is said then.
+  static_cast<void>(mover->pause(vmm_.soon(), Milliseconds(1)));
   EXPECT_TRUE(vmm_.was_called("resume"));
   const auto committed = mover->commit(1, vmm_.soon());
   ASSERT_FALSE(committed);
