@@ -12,6 +12,7 @@
 #include <future>
 
 #include "fakes/hook_vmm.h"
+#include "fakes/huge_pages.h"
 #include "fakes/page_content.h"
 #include "pager/userfault_outlet.h"
 
@@ -129,13 +130,16 @@ TEST_F(HookFailureTest, AMoverThatIsKilledWhileThePauseCallbackRuns) {
 
 TEST_F(HookFailureTest, AMoverThatIsStoppedIsOverruledByItsLimit) {
   vmm_.start_well();
-  PagerProcess pager(vmm_, Role::mover, [this](HookClient& client) {
-    return client.pause(vmm_.soon(), Milliseconds(20));
+  PagerProcess pager(vmm_, Role::mover, [this](HookClient& client) -> Result<void> {
+    static_cast<void>(client.pause(vmm_.soon(), Milliseconds(20)));  // or it has passed already
+    return {};
   });
   pager.stop();
   EXPECT_TRUE(vmm_.was_called("resume"));
   EXPECT_TRUE(vmm_.runs());
-  EXPECT_EQ(vmm_.state(), PAGEFERRY_HOOK_MOVING) << "it is still connected";
+  const auto second = HookClient::connect(vmm_.path(), Role::mover, vmm_.soon());
+  ASSERT_FALSE(second) << "the first is still connected";
+  EXPECT_EQ(second.error().code, Errc::busy);
 }
 
 TEST_F(HookFailureTest, AMoverThatIsStoppedWithoutALimitKeepsThePause) {
@@ -152,7 +156,8 @@ TEST_F(HookFailureTest, CommitAfterTheLimitIsRefusedAndTrackingGoesOn) {
   vmm_.start_well();
   const auto mover = vmm_.connect(Role::mover);
   expect_ok(mover->start_tracking(vmm_.soon()));
-  expect_ok(mover->pause(vmm_.soon(), Milliseconds(1)));
+  // On a busy machine the limit passes while the guest is being paused, which is said then.
+  static_cast<void>(mover->pause(vmm_.soon(), Milliseconds(1)));
   EXPECT_TRUE(vmm_.was_called("resume"));
   const auto committed = mover->commit(1, vmm_.soon());
   ASSERT_FALSE(committed);
@@ -306,16 +311,19 @@ class HookWaitingTest : public testing::TestWithParam<Backing> {
 };
 
 TEST_P(HookWaitingTest, ARestorerThatIsKilledLeavesTheGuestWaitingForTheNext) {
+  Toucher guest(vmm_.page(40));
   PagerProcess pager(vmm_, Role::restorer, [this](HookClient& client) -> Result<void> {
     PF_TRY(client.load_state({}, "attempt", vmm_.soon()));
     PF_TRY(client.resume(1, vmm_.soon()));
     PF_ASSIGN(const UniqueFd userfault, client.take_userfault(vmm_.soon()));
-    // It has read the fault when it is killed.
-    pollfd entry{.fd = userfault.get(), .events = POLLIN, .revents = 0};
-    static_cast<void>(::poll(&entry, 1, 0));
-    return {};
+    // It takes the guest's fault along when it is killed.
+    uffd_msg message{};
+    if (fault_comes(userfault.get()) &&
+        ::read(userfault.get(), &message, sizeof message) == sizeof message) {
+      return {};
+    }
+    return fail(Errc::timeout, "no fault came");
   });
-  Toucher guest(vmm_.page(40));
   pager.kill();
   EXPECT_FALSE(guest.has_seen());
   const auto next = vmm_.connect(Role::restorer);
@@ -388,6 +396,45 @@ INSTANTIATE_TEST_SUITE_P(Memory, HookWaitingTest,
                          testing::Values(Backing::anonymous, Backing::memfd), [](const auto& each) {
                            return each.param == Backing::anonymous ? "Anonymous" : "Memfd";
                          });
+
+// 2 MiB pages: a page that is missing, one that was given back, and residency are counted in whole ones.
+TEST(HookHugePagesTest, AGuestOnHugePagesIsRestored) {
+  constexpr std::uint64_t kHuge = 4;
+  const HugePages pages(kHuge);
+  ASSERT_TRUE(pages.enough()) << "needs root, or 4 free huge pages";
+  const UserfaultMemory memory(kHuge * kHugeBytes, Backing::huge_pages);
+  HookVmm vmm;
+  vmm.config().incoming = 1;
+  vmm.config().slot_count = 1;
+  vmm.slot(0).memory_fd = -1;
+  vmm.slot(0).host_address = memory.data();
+  vmm.slot(0).size_bytes = memory.bytes();
+  EXPECT_EQ(vmm.start(), -EINVAL);
+  EXPECT_THAT(vmm.error(), HasSubstr("backing_page_bytes is 4096"));
+  vmm.slot(0).backing_page_bytes = kHugeBytes;
+  vmm.start_well();
+  const auto restorer = vmm.connect(Role::restorer);
+  auto userfault = restorer->take_userfault(vmm.soon());
+  ASSERT_TRUE(userfault) << userfault.error().message;
+  UserfaultOutlet outlet(restorer->vm().layout, {memory.address()});
+  expect_ok(outlet.open(std::move(*userfault), tables_of()));
+  EXPECT_EQ(pageferry_hook_discard(vmm.hook(), kHugeBytes, kPageSizeBytes), -EINVAL);
+  EXPECT_EQ(pageferry_hook_discard(vmm.hook(), kHugeBytes, kHugeBytes), 0);
+  constexpr std::uint64_t kPerHuge = kHugeBytes / kPageSizeBytes;
+  for (std::uint64_t page = 0; page < (kHuge - 1) * kPerHuge; ++page) {
+    ASSERT_TRUE(outlet.put_pages(PageChannel::urgent, {PageIndex{page}, 1}, content_of(page, 1)));
+  }
+  const auto early = restorer->resident(vmm.soon());
+  ASSERT_FALSE(early);
+  EXPECT_THAT(early.error().message, HasSubstr("the page at 0x600000 is missing"));
+  for (std::uint64_t page = (kHuge - 1) * kPerHuge; page < kHuge * kPerHuge; ++page) {
+    ASSERT_TRUE(outlet.put_pages(PageChannel::urgent, {PageIndex{page}, 1}, content_of(page, 1)));
+  }
+  expect_ok(restorer->resident(vmm.soon()));
+  EXPECT_EQ(std::memcmp(memory.page(7), content_of(7, 1).data(), kPageSizeBytes), 0);
+  EXPECT_TRUE(is_zero_page(PageBytes(memory.page(kPerHuge + 7), kPageSizeBytes)));
+  EXPECT_EQ(vmm.stop(), 0);
+}
 
 TEST(HookWatchdogTest, APagerIsStartedWhenOneIsLostAndNotBefore) {
   HookVmm vmm;

@@ -296,6 +296,8 @@ TEST_F(HookPeerTest, AFloodOfConnectionsDoesNotKeepOthersOut) {
   ASSERT_NE(mover, nullptr);
   for (int i = 0; i < 300; ++i) flood.push_back(connect());
   EXPECT_TRUE(mover->pause(vmm_.soon())) << "and does not throw out one who said hello";
+  EXPECT_TRUE(mover->give_up());
+  EXPECT_TRUE(vmm_.was_called("resume"));
 }
 TEST_F(HookPeerTest, RequestsThatDoNotWaitForTheirAnswersAreServedOneByOne) {
   raw_ = connect();
