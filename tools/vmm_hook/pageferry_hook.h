@@ -48,16 +48,23 @@ typedef struct pageferry_state_reader pageferry_state_reader;
 
 /* One piece of guest memory. Order, names and sizes must be the same in the VMM that takes the guest. */
 struct pageferry_memory_slot {
-  const char* name;       /* 1 to 255 bytes, unique; copied */
-  uint64_t guest_address; /* gpa, a multiple of 4096; slots do not overlap */
-  uint64_t size_bytes;    /* a multiple of backing_page_bytes, > 0 */
-  void* host_address; /* aligned to backing_page_bytes; stays mapped until pageferry_hook_stop() */
-  int32_t
-      memory_fd; /* what is mapped there MAP_SHARED (memfd, hugetlbfs or tmpfs file), or -1: anonymous, private memory. Stays
-                                   the caller's; the hook duplicates it */
-  int32_t kvm_slot; /* number of KVM's memory slot, for the dirty sources of KVM; else -1 */
-  uint64_t memory_fd_offset;   /* where the slot begins in memory_fd */
-  uint64_t backing_page_bytes; /* 4096, or the page size of hugetlb memory */
+  /* 1 to 255 bytes, unique; copied */
+  const char* name;
+  /* gpa, a multiple of 4096; slots do not overlap */
+  uint64_t guest_address;
+  /* a multiple of backing_page_bytes, > 0 */
+  uint64_t size_bytes;
+  /* aligned to backing_page_bytes; stays mapped until pageferry_hook_stop() */
+  void* host_address;
+  /* what is mapped there MAP_SHARED (memfd, hugetlbfs or tmpfs file), or -1: anonymous, private memory. Stays the caller's; the hook
+   * duplicates it */
+  int32_t memory_fd;
+  /* number of KVM's memory slot, for the dirty sources of KVM (which take it as set without flags); else -1 */
+  int32_t kvm_slot;
+  /* where the slot begins in memory_fd */
+  uint64_t memory_fd_offset;
+  /* 4096, or the page size of hugetlb memory */
+  uint64_t backing_page_bytes;
 };
 
 /* How written pages are found. Only the VMM's process can do it, so the hook does. docs/dirty-tracking.md compares them, and says what a
@@ -147,8 +154,10 @@ PAGEFERRY_HOOK_API int pageferry_hook_stop(pageferry_hook* hook);
 PAGEFERRY_HOOK_API int pageferry_hook_mark_dirty(pageferry_hook* hook, uint64_t guest_address,
                                                  uint64_t size_bytes);
 
-/* Pages that were given back (D3: a hole was made, a balloon inflated), after that. They read as zeros. Whole backing pages. As mark_dirty;
- * while pages are missing: none of the range is fetched any more. */
+/* Pages that were given back (D3: a hole was made, a balloon inflated), after that, and before the guest may use them again: nobody
+ * writes to them meanwhile. They read as zeros. Whole backing pages. As mark_dirty; while pages are missing, zeros are placed there for good
+ * (shared memory takes real pages for that, which stay until the next hole), and none of the range is fetched any more. -ENOMEM: there was
+ * no page for that. */
 PAGEFERRY_HOOK_API int pageferry_hook_discard(pageferry_hook* hook, uint64_t guest_address,
                                               uint64_t size_bytes);
 
