@@ -29,15 +29,14 @@ std::vector<const char*> argv_of(const std::vector<std::string>& words) {
 // 1. The memory. Order, names and sizes are the same in every VMM that was started with the same numbers.
 std::vector<pageferry_memory_slot> HookGlue::slots() const {
   std::vector<pageferry_memory_slot> slots;
-  const int memory_fd = vm_.memory().memory_fd();
   for (const MemorySlot& slot : vm_.memory().slots()) {
     slots.push_back({.name = slot.name.c_str(),
                      .guest_address = slot.guest_address,
                      .size_bytes = slot.size_bytes,
                      .host_address = slot.host_address,
-                     .memory_fd = memory_fd,
+                     .memory_fd = vm_.memory().memory_fd(),
                      .kvm_slot = vm_.kvm_vm_fd() < 0 ? -1 : static_cast<int>(slots.size()),
-                     .memory_fd_offset = memory_fd < 0 ? 0 : slot.memory_fd_offset,
+                     .memory_fd_offset = slot.memory_fd_offset,
                      .backing_page_bytes = vm_.memory().backing_page_bytes()});
   }
   return slots;
