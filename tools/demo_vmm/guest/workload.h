@@ -62,9 +62,10 @@ class Workload {
   // What the registers hold before the first instruction.
   static Registers first_registers(std::uint64_t seed, std::uint32_t vcpu) {
     Registers registers;
-    registers.writes.random = mixed(seed + 3 * vcpu);
-    registers.reads.random = mixed(seed + 3 * vcpu + 1);
-    registers.devices.random = mixed(seed + 3 * vcpu + 2);
+    const std::uint64_t first = seed + std::uint64_t{3} * vcpu;
+    registers.writes.random = mixed(first);
+    registers.reads.random = mixed(first + 1);
+    registers.devices.random = mixed(first + 2);
     return registers;
   }
 
