@@ -21,8 +21,8 @@ struct HookPacket {
 // `descriptor`: -1 for none. Errors: gone (the other end is closed), busy (the socket's buffer is full: it does not read), io.
 Result<void> send_hook_packet(int connection, std::span<const std::byte> packet, int descriptor);
 
-// The packet that is there; never blocks. Errors: timeout (none is there), gone (closed), invalid (longer than kPacketBytesMax, or with more
-// than one descriptor), io.
+// The packet that is there; never blocks. Errors: timeout (none is there), gone (closed), invalid (longer than kPacketBytesMax, or with
+// more than one descriptor), io.
 Result<HookPacket> receive_hook_packet(int connection);
 
 }  // namespace pageferry

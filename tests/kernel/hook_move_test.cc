@@ -78,6 +78,50 @@ TEST_F(HookMoveTest, WrittenPagesAreCollected) {
   expect_ok(mover->stop_tracking(vmm_.soon()));
 }
 
+TEST_F(HookMoveTest, TheVmmsOwnDirtyBitmapIsAskedWhereThereIsOne) {
+  vmm_.callbacks().set_dirty_log = [](void*, int) { return 0; };
+  vmm_.callbacks().fetch_dirty = [](void*, std::size_t slot, std::uint64_t* bitmap, std::size_t) {
+    bitmap[0] |= slot == 0 ? 1U << 9 : 1U << 3;
+    return 0;
+  };
+  vmm_.start_well();
+  const auto mover = vmm_.connect(Role::mover);
+  expect_ok(mover->start_tracking(vmm_.soon()));
+  EXPECT_EQ(collected(*mover).count(), HookVmm::kPages);
+  const DirtyBitmap dirty = collected(*mover);
+  EXPECT_TRUE(dirty.is_set(PageIndex{9}) && dirty.is_set(PageIndex{HookVmm::kRamPages + 3}));
+  EXPECT_EQ(dirty.count(), 2U);
+}
+
+TEST_F(HookMoveTest, WithoutAnAsynchronousKernelTheSynchronousSourceWorksTheSame) {
+  vmm_.config().dirty_source = PAGEFERRY_DIRTY_WP_SYNC;
+  vmm_.start_well();
+  const auto mover = vmm_.connect(Role::mover);
+  expect_ok(mover->start_tracking(vmm_.soon()));
+  EXPECT_EQ(collected(*mover).count(), HookVmm::kPages);
+  vmm_.write(5, std::byte{1});
+  EXPECT_EQ(collected(*mover).count(), 1U);
+}
+
+TEST_F(HookMoveTest, AHoleThatIsReportedIsCollected) {
+  vmm_.start_well();
+  const auto mover = vmm_.connect(Role::mover);
+  expect_ok(mover->start_tracking(vmm_.soon()));
+  collected(*mover);
+  EXPECT_EQ(pageferry_hook_discard(vmm_.hook(), 0, 3 * kPageSizeBytes), 0);
+  EXPECT_EQ(collected(*mover).count(), 3U);
+}
+
+TEST_F(HookMoveTest, ARangeThatIsNotInsideTheSlotsIsRefused) {
+  vmm_.start_well();
+  constexpr std::uint64_t kEnd = bytes_of_pages(HookVmm::kRamPages);
+  EXPECT_EQ(pageferry_hook_mark_dirty(vmm_.hook(), 0, 0), -EINVAL);
+  EXPECT_EQ(pageferry_hook_mark_dirty(vmm_.hook(), kEnd - 1, 2), -EINVAL);
+  EXPECT_EQ(pageferry_hook_mark_dirty(vmm_.hook(), kEnd - 1, 1), 0);
+  EXPECT_EQ(pageferry_hook_mark_dirty(vmm_.hook(), ~std::uint64_t{0}, 2), -EINVAL);
+  EXPECT_EQ(pageferry_hook_discard(vmm_.hook(), 1, kPageSizeBytes), -EINVAL);
+}
+
 TEST_F(HookMoveTest, AWholeMoveEndsInCommitted) {
   vmm_.start_well();
   const auto mover = vmm_.connect(Role::mover);

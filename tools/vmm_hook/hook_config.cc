@@ -1,5 +1,5 @@
-// Structures come with their size: a shorter one is from before some members, which then are 0; of a longer one, the rest must be 0, because
-// it asks for what this library does not have.
+// Structures come with their size: a shorter one is from before some members, which then are 0; of a longer one, the rest must be 0,
+// because it asks for what this library does not have.
 #include "tools/vmm_hook/hook_config.h"
 
 #include <fcntl.h>

@@ -60,13 +60,17 @@ Result<void> HookServer::stop() {
 
 void HookServer::run() {
   while (!stop_.canceled()) {
-    wait();
-    check_limit();
-    drop_silent();
-    give_next_turn();
+    try {
+      wait();
+      check_limit();
+      drop_silent();
+      give_next_turn();
+    } catch (const std::exception&) {
+      drop_all();  // no memory for an answer: nobody may wait for it for ever
+    }
     publish();
   }
-  while (!connections_.empty()) drop(connections_.begin()->first);
+  drop_all();
   // What is under way comes to its end; then a guest that is left paused is resumed.
   while (turn_ || care_ || (stopped_ && take_care())) {
     pollfd entry{.fd = worker_->fd(), .events = POLLIN, .revents = 0};
@@ -78,8 +82,9 @@ void HookServer::run() {
 
 // Until the next thing that is due by the clock.
 int HookServer::wait_ms() const {
-  std::optional<Nanoseconds> until = limit_at_;
+  std::optional<Nanoseconds> until;
   const auto earlier = [&until](Nanoseconds at) { until = until ? std::min(*until, at) : at; };
+  if (limit_at_ && guest_.place() == GuestState::Place::paused) earlier(*limit_at_);
   if (resume_at_) earlier(*resume_at_);
   if (watchdog_ && watchdog_->due_at()) earlier(*watchdog_->due_at());
   for (const auto& [id, connection] : connections_) {
@@ -181,6 +186,10 @@ void HookServer::drop(ConnectionId id) {
     limit_at_.reset();
   }
   if (role == HookRole::restorer && watchdog_) watchdog_->restorer_left(clock_.now());
+}
+
+void HookServer::drop_all() {
+  while (!connections_.empty()) drop(connections_.begin()->first);
 }
 
 void HookServer::answer(ConnectionId id, std::span<const std::byte> packet, int descriptor) {

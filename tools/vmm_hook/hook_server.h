@@ -69,6 +69,7 @@ class HookServer {
   void accept_all();
   void read_from(ConnectionId id);
   void drop(ConnectionId id);
+  void drop_all();
   void drop_silent();
   void answer(ConnectionId id, std::span<const std::byte> packet, int descriptor = -1);
   void refuse(ConnectionId id, std::uint32_t serial, const Error& error);

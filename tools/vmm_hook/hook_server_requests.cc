@@ -199,6 +199,7 @@ bool HookServer::take_care() {
 
 void HookServer::begin_care(Care care) {
   care_ = care;
+  if (care == Care::resume) resume_at_.reset();
   worker_->begin([this, care]() -> WorkOutcome {
     switch (care) {
       case Care::resume:
@@ -217,7 +218,6 @@ void HookServer::begin_care(Care care) {
 void HookServer::finish_care(Care care, const Result<void>& result) {
   if (care == Care::untrack) guest_.tracking(false);
   if (care != Care::resume) return;
-  resume_at_.reset();
   if (result) return guest_.resumed_by_itself();
   resume_at_ = clock_.now() + kBetweenResumes;
   if (stop_.canceled()) stopped_ = result;

@@ -1,5 +1,5 @@
-// HookWorker: the thread that calls the VMM. One piece of work at a time; the server's loop is told through an event when it is done, and so
-// never waits for a callback: it hears of a lost pager, serves observers and hands out the userfaultfd while the VMM pauses.
+// HookWorker: the thread that calls the VMM. One piece of work at a time; the server's loop is told through an event when it is done, and
+// so never waits for a callback: it hears of a lost pager, serves observers and hands out the userfaultfd while the VMM pauses.
 //
 // Thread rule: one thread, the server's; the work runs on the worker's, which takes no signals.
 #pragma once

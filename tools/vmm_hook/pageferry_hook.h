@@ -155,9 +155,9 @@ PAGEFERRY_HOOK_API int pageferry_hook_mark_dirty(pageferry_hook* hook, uint64_t 
                                                  uint64_t size_bytes);
 
 /* Pages that were given back (D3: a hole was made, a balloon inflated), after that, and before the guest may use them again: nobody
- * writes to them meanwhile. They read as zeros. Whole backing pages. As mark_dirty; while pages are missing, zeros are placed there for good
- * (shared memory takes real pages for that, which stay until the next hole), and none of the range is fetched any more. -ENOMEM: there was
- * no page for that. */
+ * writes to them meanwhile. They read as zeros. Whole backing pages. As mark_dirty; while pages are missing, zeros are placed there for
+ * good (shared memory takes real pages for that, which stay until the next hole), and none of the range is fetched any more. -ENOMEM: there
+ * was no page for that. */
 PAGEFERRY_HOOK_API int pageferry_hook_discard(pageferry_hook* hook, uint64_t guest_address,
                                               uint64_t size_bytes);
 

@@ -1,6 +1,6 @@
-// posix_spawn, because a fork would copy the page tables of a whole guest. The pager gets no descriptor of the VMM's but its standard output
-// and error, default signals, and a session of its own, so that it outlives the VMM's terminal. It is a child of the VMM; the watchdog waits
-// for it by its number, and does not mind when the VMM has done so before.
+// posix_spawn, because a fork would copy the page tables of a whole guest. The pager gets no descriptor of the VMM's but its standard
+// output and error, default signals, and a session of its own, so that it outlives the VMM's terminal. It is a child of the VMM; the
+// watchdog waits for it by its number, and does not mind when the VMM has done so before.
 #include "tools/vmm_hook/pager_watchdog.h"
 
 #include <fcntl.h>
