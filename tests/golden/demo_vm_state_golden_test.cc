@@ -71,7 +71,7 @@ TEST(DemoVmState, FieldsBeyondTheirLimitsAreRefusedByName) {
   EXPECT_THAT(with(20, 0), HasSubstr("number of vCPUs is 0"));
   EXPECT_THAT(with(20, 17), HasSubstr("number of vCPUs is 17"));
   EXPECT_THAT(with(24, 65), HasSubstr("disk requests is 65"));
-  EXPECT_THAT(with(28, 1), HasSubstr("zero is 1"));
+  EXPECT_THAT(with(28, 4), HasSubstr("turns is 4"));
   EXPECT_THAT(with(72, 2), HasSubstr("vCPU of a disk request is 2"));
   EXPECT_THAT(with(120, 9), HasSubstr("pieces of a vCPU is 9"));
   EXPECT_THAT(with(132, 65'537), HasSubstr("piece length is 65537"));

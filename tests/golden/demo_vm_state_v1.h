@@ -12,6 +12,7 @@ inline demo::VmState demo_vm_state_v1() {
   state.rates = {
       .write_pages = 12'800, .read_pages = 25'600, .disk_requests = 100, .give_backs = 3};
   state.given_back_bytes = 0x123'4000;
+  state.turns = 2;
   state.disk_queue = {{.vcpu = 1, .number = 17, .block = 4, .operation = 2},
                       {.vcpu = 0, .number = 18, .block = 5, .operation = 1}};
   for (int vcpu = 0; vcpu < 2; ++vcpu) {

@@ -130,18 +130,19 @@ void Disk::handle(const QueuedRequest& request) {
 
 DiskOutcome Disk::transfer(const QueuedRequest& request) {
   if (request.block >= blocks_) return DiskOutcome::failed;
-  const std::uint64_t buffer = kDiskBuffersAddress + request.vcpu * kGuestPageBytes;
+  const std::uint64_t own_page = request.vcpu * kGuestPageBytes;
   const auto offset = static_cast<off_t>(request.block * kGuestPageBytes);
   Block block{};
   if (request.operation == static_cast<std::uint32_t>(DiskOperation::read)) {
     if (!read_block(file_.get(), block, offset)) return DiskOutcome::failed;
-    write_guest(buffer, block.data(), block.size());
+    write_guest(kReadBuffersAddress + own_page, block.data(), block.size());
     return DiskOutcome::done;
   }
   if (request.operation != static_cast<std::uint32_t>(DiskOperation::write)) {
     return DiskOutcome::failed;
   }
-  std::memcpy(block.data(), memory_.at(buffer, block.size()), block.size());
+  std::memcpy(block.data(), memory_.at(kWriteBuffersAddress + own_page, block.size()),
+              block.size());
   return write_block(file_.get(), block, offset) ? DiskOutcome::done : DiskOutcome::failed;
 }
 

@@ -21,10 +21,9 @@ struct HookSettings {
   std::string vm_name;
   Beginning beginning = Beginning::own_guest;
   pageferry_dirty_source dirty_source = PAGEFERRY_DIRTY_AUTOMATIC;
-  std::vector<std::string>
-      incoming_command;  // starts a VMM like this one as incoming, {socket} in it; may be empty
-  std::vector<std::string>
-      pager_command;  // starts a new pager when one died in a restore; may be empty
+  // Words; may be empty. They start a VMM like this one as incoming, and a new pager when one died in a restore; {socket} is filled in.
+  std::vector<std::string> incoming_command;
+  std::vector<std::string> pager_command;
 };
 
 class HookGlue final : public GuestWrites {

@@ -10,7 +10,7 @@ namespace {
 
 const char* name_of(BadKind kind) {
   static constexpr std::array kNames{"none",        "content",   "stale", "not-zero", "entry",
-                                     "version-sum", "registers", "block", "disk"};
+                                     "version-sum", "registers", "block", "disk",     "answer"};
   const auto index = static_cast<std::size_t>(kind);
   return index < kNames.size() ? kNames.at(index) : "unknown";  // guest memory may hold anything
 }

@@ -105,7 +105,11 @@ Result<std::vector<std::byte>> Vm::save() {
   VmState state;
   state.kind = settings_.vcpu_kind;
   state.rates = pacer_.rates();
-  state.given_back_bytes = status().given_back_bytes;
+  {
+    const std::lock_guard seen(mutex_);
+    state.given_back_bytes = given_back_bytes_;
+    for (std::size_t i = 0; i < seen_.size(); ++i) state.turns |= seen_[i].turn << i;
+  }
   if (disk_) state.disk_queue = disk_->queue();
   for (const auto& vcpu : vcpus_) {
     PF_ASSIGN(VcpuState saved, vcpu->save());
@@ -132,6 +136,7 @@ Result<void> Vm::load(std::span<const std::byte> bytes) {
   pacer_.set_rates(state.rates);
   const std::lock_guard seen(mutex_);
   given_back_bytes_ = state.given_back_bytes;
+  for (std::size_t i = 0; i < seen_.size(); ++i) seen_[i].turn = state.turns >> i & 1;
   return {};
 }
 
@@ -226,6 +231,8 @@ Budget Vm::budget(std::uint32_t vcpu, Ask ask) {
   reported_.notify_all();
   Budget budget = pacer_.next(vcpu, check ? Ask::now : ask);
   budget.check = check ? 1 : 0;
+  const std::lock_guard lock(mutex_);
+  budget.turn = seen_[vcpu].turn ^= 1;
   return budget;
 }
 

@@ -103,6 +103,7 @@ class Vm final : private Doorbells, private GuestWrites {
     Report report{};
     bool check_wanted = false;
     std::uint64_t check_target = 0;  // `checks` at the end of the check that was wanted
+    std::uint32_t turn = 0;          // of the last answer
   };
   const VcpuPage& page_of(std::uint32_t vcpu) const;
 

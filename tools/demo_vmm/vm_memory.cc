@@ -69,7 +69,8 @@ Result<void> VmMemory::map_slot(const PlannedSlot& slot, std::uint64_t offset) {
     }
     return syscall_error("mmap", slot.name, failed);
   }
-  slots_.push_back({slot.name, slot.guest_address, slot.size_bytes, at, offset});
+  slots_.push_back({slot.name, slot.guest_address, slot.size_bytes, at,
+                    static_cast<std::uint64_t>(file_offset)});
   if (kind_ == MemoryKind::anonymous) ::madvise(at, slot.size_bytes, MADV_NOHUGEPAGE);
   if (kind_ == MemoryKind::transparent_huge) ::madvise(at, slot.size_bytes, MADV_HUGEPAGE);
   return {};

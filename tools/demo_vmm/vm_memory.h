@@ -28,8 +28,8 @@ struct MemorySlot {
   std::string name;
   std::uint64_t guest_address = 0;
   std::uint64_t size_bytes = 0;
-  std::byte* host_address = nullptr;  // aligned to 2 MiB
-  std::uint64_t memory_fd_offset = 0;
+  std::byte* host_address = nullptr;   // aligned to 2 MiB
+  std::uint64_t memory_fd_offset = 0;  // 0 for anonymous memory
 };
 
 class VmMemory {

@@ -126,7 +126,7 @@ std::vector<std::byte> encode_vm_state(const VmState& state) {
   put(out, static_cast<std::uint32_t>(state.kind));
   put(out, static_cast<std::uint32_t>(state.vcpus.size()));
   put(out, static_cast<std::uint32_t>(state.disk_queue.size()));
-  put(out, std::uint32_t{0});
+  put(out, state.turns);
   for (const std::uint64_t rate : {state.rates.write_pages, state.rates.read_pages,
                                    state.rates.disk_requests, state.rates.give_backs}) {
     put(out, rate);
@@ -161,7 +161,7 @@ Result<VmState> decode_vm_state(std::span<const std::byte> bytes) {
   PF_ASSIGN(const auto vcpus, reader.take<std::uint32_t>("number of vCPUs", 1, kVcpusMax));
   PF_ASSIGN(const auto requests,
             reader.take<std::uint32_t>("disk requests", 0, std::uint32_t{Disk::kQueueMax}));
-  PF_TRY(reader.take<std::uint32_t>("zero", 0, 0));
+  PF_ASSIGN(state.turns, reader.take<std::uint32_t>("turns", 0, (1U << vcpus) - 1));
   PF_ASSIGN(state.rates.write_pages, reader.take_any("write rate"));
   PF_ASSIGN(state.rates.read_pages, reader.take_any("read rate"));
   PF_ASSIGN(state.rates.disk_requests, reader.take_any("disk rate"));

@@ -6,7 +6,7 @@
 //   16  vCPU kind       u32: 1 KVM, 2 threads
 //   20  vCPUs           u32, 1 to 16
 //   24  disk requests   u32, 0 to 64
-//   28  zero            u32
+//   28  turns           u32, bit v: Budget.turn of the last answer to vCPU v; no bit of a vCPU that is not there
 //   32  rates           4 x u64: pages written, pages verified, disk requests, give-backs a second
 //   64  given back      u64, bytes since the guest began
 //   72  disk requests   24 bytes each: u32 vCPU, u32 operation, u64 number, u64 block
@@ -36,6 +36,7 @@ struct VmState {
   VcpuKind kind = VcpuKind::kvm;
   Rates rates;
   std::uint64_t given_back_bytes = 0;
+  std::uint32_t turns = 0;
   std::vector<QueuedRequest> disk_queue;
   std::vector<VcpuState> vcpus;
   friend bool operator==(const VmState&, const VmState&) = default;

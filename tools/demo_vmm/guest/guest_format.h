@@ -4,7 +4,8 @@
 //   guest-physical        what                                            written by
 //   0x1000                Parameters                                      the VMM, before the guest starts
 //   0x10000 + v pages     VcpuPage of vCPU v: what it has found, requests vCPU v; `completed` by the disk (DMA)
-//   0x20000 + v pages     the disk's buffer of vCPU v                     vCPU v, the disk (DMA)
+//   0x20000 + v pages     what vCPU v gives to the disk                   vCPU v
+//   0x30000 + v pages     what the disk gives to vCPU v                   the disk (DMA), nobody else
 //   0x40000 + v 8 KiB     stack of vCPU v (KVM only)                      vCPU v
 //   0x60000               code (KVM only)                                 the VMM, before
 //   0x80000               page tables, one to one (KVM only)              the VMM, before
@@ -31,7 +32,8 @@ inline constexpr std::uint32_t kRegionsMax = 8;
 
 inline constexpr std::uint64_t kParametersAddress = 0x1000;
 inline constexpr std::uint64_t kVcpuPagesAddress = 0x10000;
-inline constexpr std::uint64_t kDiskBuffersAddress = 0x20000;
+inline constexpr std::uint64_t kWriteBuffersAddress = 0x20000;
+inline constexpr std::uint64_t kReadBuffersAddress = 0x30000;
 inline constexpr std::uint64_t kStacksAddress = 0x40000;
 inline constexpr std::uint64_t kStackBytes = 0x2000;
 inline constexpr std::uint64_t kCodeAddress = 0x60000;
@@ -86,6 +88,7 @@ enum class BadKind : std::uint64_t {
   registers = 6,  // the heartbeat in memory is not the one in the registers: two different moments
   block = 7,      // a disk block, read back
   disk = 8,       // the disk said that it failed
+  answer = 9,     // an answer of the VMM was lost, or came twice
 };
 
 // Each vCPU's own. Only ever counted up, except first_bad_*, which are set once.
@@ -140,23 +143,25 @@ inline constexpr std::uint16_t kPortGiveBack =
 inline constexpr std::uint16_t kPortImpossible =
     0x510;  // out: the guest cannot go on; the value is its line
 
-// What one vCPU may do until it asks again. As 32 bits: 10 writes, 10 reads, 4 disk requests, 6 give-backs, 2 check.
+// What one vCPU may do until it asks again. As 32 bits: 10 writes, 10 reads, 4 disk requests, 6 give-backs, 1 check, 1 turn.
 struct Budget {
   std::uint32_t writes = 0;
   std::uint32_t reads = 0;
   std::uint32_t disk = 0;
   std::uint32_t give_back = 0;
   std::uint32_t check = 0;  // 1: begin to check all
+  std::uint32_t turn = 0;   // 1, 0, 1, ...: the answer that follows the last one
 
   static constexpr std::uint32_t kPagesMax = 1'023;
   static constexpr std::uint32_t kDiskMax = 15;
   static constexpr std::uint32_t kGiveBackMax = 63;
 
   constexpr std::uint32_t packed() const {
-    return writes | reads << 10 | disk << 20 | give_back << 24 | check << 30;
+    return writes | reads << 10 | disk << 20 | give_back << 24 | check << 30 | turn << 31;
   }
   static constexpr Budget of(std::uint32_t word) {
-    return {word & 1'023, word >> 10 & 1'023, word >> 20 & 15, word >> 24 & 63, word >> 30 & 3};
+    return {word & 1'023,    word >> 10 & 1'023, word >> 20 & 15,
+            word >> 24 & 63, word >> 30 & 1,     word >> 31};
   }
 };
 

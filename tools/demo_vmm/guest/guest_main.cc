@@ -29,9 +29,7 @@ class BareMachine {
     asm volatile("rdfsbase %0" : "=r"(value));
     return value;
   }
-  void set_heartbeats(std::uint64_t value) const {
-    asm volatile("wrfsbase %0" : : "r"(value));
-  }
+  void set_heartbeats(std::uint64_t value) const { asm volatile("wrfsbase %0" : : "r"(value)); }
   void ring_disk() const { out(kPortDisk, 1); }
   void ring_give_back() const { out(kPortGiveBack, 1); }
 };

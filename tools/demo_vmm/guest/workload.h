@@ -29,6 +29,9 @@ struct Registers {
   std::uint64_t disk_number = 0;
   std::uint64_t disk_block = 0;
   std::uint64_t disk_operation = 0;  // in flight; 0: none
+  std::uint64_t read_address = 0;    // of the block that lies in the read buffer; 0: none
+  std::uint64_t read_version = 0;
+  std::uint64_t turn = 0;  // of the last answer
 };
 
 template <typename Machine>
@@ -39,7 +42,10 @@ class Workload {
       : machine_(machine),
         parameters_(*machine.template at<const Parameters>(kParametersAddress)),
         own_(*machine.template at<VcpuPage>(kVcpuPagesAddress + vcpu * kGuestPageBytes)),
-        buffer_(machine.template at<std::uint64_t>(kDiskBuffersAddress + vcpu * kGuestPageBytes)) {
+        write_buffer_(
+            machine.template at<std::uint64_t>(kWriteBuffersAddress + vcpu * kGuestPageBytes)),
+        read_buffer_(
+            machine.template at<std::uint64_t>(kReadBuffersAddress + vcpu * kGuestPageBytes)) {
     const std::uint64_t share =
         parameters_.data_pages / parameters_.vcpus / kGuestHugePages * kGuestHugePages;
     const bool is_last = vcpu + 1 == parameters_.vcpus;
@@ -56,9 +62,10 @@ class Workload {
   // What the registers hold before the first instruction.
   static Registers first_registers(std::uint64_t seed, std::uint32_t vcpu) {
     Registers registers;
-    registers.writes.random = mixed(seed + 3 * vcpu);
-    registers.reads.random = mixed(seed + 3 * vcpu + 1);
-    registers.devices.random = mixed(seed + 3 * vcpu + 2);
+    const std::uint64_t first = seed + std::uint64_t{3} * vcpu;
+    registers.writes.random = mixed(first);
+    registers.reads.random = mixed(first + 1);
+    registers.devices.random = mixed(first + 2);
     return registers;
   }
 
@@ -69,6 +76,8 @@ class Workload {
 
   void run(Registers& registers, const Budget& budget) {
     beat();
+    if (budget.turn == registers.turn) bad(BadKind::answer, 0);
+    registers.turn = budget.turn;
     if (budget.check != 0) {  // also in the middle of one: the answer shall be of now
       registers.check_cursor = 0;
       registers.check_sum = 0;
@@ -223,7 +232,11 @@ class Workload {
     if (is_write) {
       const std::uint32_t version = (proved_version(entry, address) + 1) & ~kKnownBad;
       set_entry(entry, address, version);
-      write_pattern(buffer_, parameters_.seed, address, version);
+      write_pattern(write_buffer_, parameters_.seed, address, version);
+    } else {
+      // Long after it came: nobody but the disk writes there, so that a write of the disk that was lost is noticed now.
+      verify_read_buffer(registers);
+      registers.read_address = 0;
     }
     const DiskOperation operation = is_write ? DiskOperation::write : DiskOperation::read;
     registers.disk_number++;
@@ -248,16 +261,24 @@ class Workload {
       return;
     }
     ++own_.report.blocks_verified;
-    const std::uint32_t version = proved_version(entry, address);
-    if (judge(buffer_, parameters_.seed, address, version) != BadKind::none) {
-      bad(BadKind::block, address);
+    registers.read_address = address;
+    registers.read_version = proved_version(entry, address);
+    verify_read_buffer(registers);
+  }
+
+  void verify_read_buffer(const Registers& registers) {
+    if (registers.read_address == 0) return;
+    const auto version = static_cast<std::uint32_t>(registers.read_version);
+    if (judge(read_buffer_, parameters_.seed, registers.read_address, version) != BadKind::none) {
+      bad(BadKind::block, registers.read_address);
     }
   }
 
   Machine& machine_;
   const Parameters& parameters_;
   VcpuPage& own_;
-  std::uint64_t* buffer_;
+  std::uint64_t* write_buffer_;
+  const std::uint64_t* read_buffer_;
   std::uint64_t first_page_ = 0;
   std::uint64_t pages_ = 0;
   std::uint64_t fill_pages_ = 0;
