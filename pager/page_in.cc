@@ -86,6 +86,12 @@ std::optional<PageRun> PageIn::backing_of(PageIndex page) const {
                  .pages = unit};
 }
 
+// An outlet may keep a backing page until its last page comes.
+bool PageIn::has_left(PageIndex page) const {
+  const auto unit = backing_of(page);
+  return sent_.state(unit ? unit->first + (unit->pages - 1) : page) == PageState::sent;
+}
+
 void PageIn::request(PageRun run) {
   const std::uint64_t end = raw(run.first) + run.pages;
   PageIndex page = run.first;

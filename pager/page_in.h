@@ -119,8 +119,8 @@ class PageIn {
   // The first page that could not be proved; the message names block and offset.
   const std::optional<Error>& failure() const { return failure_; }
 
-  // It was handed to the outlet, or was there from the start.
-  bool has_left(PageIndex page) const { return sent_.state(page) == PageState::sent; }
+  // It was handed to the outlet, with all of its backing page, or was there from the start.
+  bool has_left(PageIndex page) const;
   std::uint64_t pages_left() const { return sent_.pages_sent(); }
 
   // With UnprovedPages::set_aside: pages, or whole backing pages, whose last read failed; by their first page. They are not under way.

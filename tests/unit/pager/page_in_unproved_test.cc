@@ -34,7 +34,9 @@ MemoryLayout huge_layout(std::uint64_t units) {
 }
 
 struct Restore {
-  explicit Restore(MemoryLayout memory) : layout(std::move(memory)), supply(layout) {
+  explicit Restore(MemoryLayout memory,
+                   MemoryPageSupply::Answers answers = MemoryPageSupply::Answers::at_once)
+      : layout(std::move(memory)), supply(layout, answers) {
     for (std::uint64_t page = 0; page < layout.pages(); ++page) {
       supply.set_filled(PageIndex{page}, 1);
     }
@@ -121,6 +123,23 @@ TEST(PageInUnproved, ABackingPageIsSetAsideAsAWholeAndTheOthersPass) {
   EXPECT_TRUE(page_in.complete());
   EXPECT_EQ(page_in.counters().pages_prefetched + page_in.counters().pages_demand, 3 * kUnit);
   EXPECT_EQ(restore.supply.unreleased(), 0U);
+}
+
+// Who took a part for the whole would answer the fault on it with zeros.
+TEST(PageInUnproved, ABackingPageHasLeftWithItsLastPage) {
+  Restore restore(huge_layout(1), MemoryPageSupply::Answers::when_told);
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(page_in.step());
+  restore.supply.finish_one();
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(page_in.step());
+  ASSERT_GT(page_in.pages_left(), 0U);
+  EXPECT_FALSE(page_in.has_left(PageIndex{0}));
+  while (!page_in.complete()) {
+    restore.supply.finish_all();
+    restore.clock.advance(Milliseconds(1));
+    ASSERT_TRUE(page_in.step());
+  }
+  EXPECT_TRUE(page_in.has_left(PageIndex{0}));
 }
 
 TEST(PageInTouches, FaultsAreRecordedWithTheirNeighbourhoodInOrder) {
