@@ -1,7 +1,7 @@
 // What is asked for, and the order of one step. Reads are in page_in_reads.cc, sending in
 // page_in_send.cc.
 //
-// A fault on an absent page reads the neighbourhood too (fault-around): 16 pages, or 64 where a
+// A fault on an absent page reads the neighbourhood too (fault-around): a few pages, or 64 where a
 // recent fault was close by, or where the page is zero (a guest takes fresh zero pages in rows, and
 // they cost nothing to read).
 #include "pager/page_in.h"
@@ -12,7 +12,6 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kAroundPages = 16;
 constexpr std::uint64_t kAroundPagesWide = 64;
 constexpr std::uint64_t kDemandPages =
     4;  // 16 KiB are read as fast as one page; 64 KiB take twice as long
@@ -149,7 +148,8 @@ PageRun PageIn::fault_window(PageIndex page) {
     fault_regions_.push_back(region);
     if (fault_regions_.size() > kRegionsKept) fault_regions_.pop_front();
   }
-  const std::uint64_t wide = seen || supply_->is_zero(page) ? kAroundPagesWide : kAroundPages;
+  const std::uint64_t wide =
+      seen || supply_->is_zero(page) ? kAroundPagesWide : options_.pages_around_lone_fault;
   const RamBlock& block = layout_->blocks()[layout_->block_of(page)];
   const std::uint64_t offset = (page - block.first_page) / wide * wide;
   return {.first = block.first_page + offset, .pages = std::min(wide, block.pages() - offset)};

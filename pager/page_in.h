@@ -78,6 +78,8 @@ struct PageInOptions {
   TouchRecording recording = TouchRecording::off;
   UnprovedPages unproved = UnprovedPages::end_prefetch;
   SweepPace sweep = SweepPace::resting;
+  // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
+  std::uint64_t pages_around_lone_fault = 16;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
   // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.

@@ -69,7 +69,10 @@ void PageIn::collect() {
 
 void PageIn::take_done(const Read& read, PagePiece piece) {
   if (BackingTransfer* transfer = transfer_holding(read.run.first)) {
-    transfer->arrived(piece);
+    if (!transfer->spoiled()) return transfer->arrived(piece);
+    transfer->forget_read(piece.run);
+    tickets_.drop(piece.ticket, piece.run.pages);
+    wants_step_ = true;
     return;
   }
   if (read.purpose == Purpose::prefetch) {

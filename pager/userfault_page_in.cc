@@ -53,6 +53,8 @@ PageInOptions with_our_duties(PageInOptions options) {
   options.unproved = UnprovedPages::set_aside;
   options.recording = TouchRecording::on;
   options.channels = ChannelCount::two;
+  // What is read beside a lone fault delays the next one: here a fault costs little more than its read, so that is not worth it.
+  options.pages_around_lone_fault = 4;
   return options;
 }
 

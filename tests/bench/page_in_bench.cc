@@ -1,7 +1,7 @@
 // Page-in beside what the machine can do without us, in one session: a bare loop that reads and copies one page for each fault, raw O_DIRECT
 // reads, bare UFFDIO_COPY. One JSON object for each round; tests/bench/page_in_report.py runs it and says what the figures mean.
 //
-//   page_in_bench DIR [MIB [ROUNDS [WORK_US]]]
+//   page_in_bench DIR [MIB [ROUNDS [WORK_US [fill|faults]]]]       the last: only that, for a profiler
 //
 // DIR lies on the store to be measured. The guest is a process of its own; the pager is this one. Not a Google Benchmark: each value is a
 // distribution inside one round, and the rounds must be interleaved.
@@ -109,6 +109,11 @@ class Bench {
   Bench(const Bench&) = delete;
   Bench& operator=(const Bench&) = delete;
 
+  std::string part(std::string_view name, std::uint64_t seed) {
+    if (name == "fill") return fmt::format(R"({{"fill_gb_s":{:.3f}}})", fill_speed());
+    return fmt::format(R"({{"bare":{},"lazy":{},"loaded":{}}})", json(bare_faults(seed)),
+                       json(lazy_faults(seed)), json(loaded_faults(seed).first));
+  }
   std::string round(std::uint64_t seed) {
     const Latency bare = bare_faults(seed);
     const Latency lazy = lazy_faults(seed);
@@ -308,7 +313,7 @@ class Bench {
 int main(int argc, char** argv) {
   using namespace pageferry::bench;
   if (argc < 2) {
-    fmt::print(stderr, "usage: {} DIR [MIB [ROUNDS [WORK_US]]]\n", argv[0]);
+    fmt::print(stderr, "usage: {} DIR [MIB [ROUNDS [WORK_US [fill|faults]]]]\n", argv[0]);
     return 2;
   }
   const std::uint64_t mib = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 512;
@@ -316,7 +321,7 @@ int main(int argc, char** argv) {
   const std::uint64_t work_us = argc > 4 ? std::strtoull(argv[4], nullptr, 10) : 10;
   Bench bench(argv[1], mib * kMiB, work_us * 1000);
   for (std::uint64_t i = 0; i < rounds; ++i) {
-    fmt::print("{}\n", bench.round(i + 1));
+    fmt::print("{}\n", argc > 5 ? bench.part(argv[5], i + 1) : bench.round(i + 1));
     std::fflush(stdout);
   }
   return 0;

@@ -103,7 +103,7 @@ TEST(TouchRecord, ALaterVersionIsRefused) {
 }
 
 TEST(TouchRecord, ARunOutsideTheGuestIsRefused) {
-  const Error error = refused([](auto& bytes) { bytes[48 + 8] = std::byte{255}; });
+  const Error error = refused([](auto& bytes) { bytes[48 + 9] = std::byte{255}; });
   EXPECT_EQ(error.code, Errc::invalid) << error.message;
   EXPECT_THAT(refused([](auto& bytes) { bytes[48 + 7] = std::byte{255}; }).message,
               HasSubstr("run 0"));
