@@ -31,7 +31,8 @@ PageIn::PageIn(PageSupply& supply, const MemoryLayout& layout, SentMap sent, Pag
       options_(std::move(options)),
       sent_(std::move(sent)),
       prefetcher_(supply, layout, sent_, options_.order, options_.recorded),
-      window_(options_.prefetch_bytes_in_flight_max, options_.prefetch_bandwidth_bytes_per_s),
+      window_(options_.prefetch_bytes_in_flight_max, options_.prefetch_bandwidth_bytes_per_s,
+              options_.prefetch_bytes_in_flight_quiet_max, options_.fault_latency_slack),
       tickets_(supply) {}
 
 Result<void> PageIn::step() {
@@ -110,7 +111,9 @@ void PageIn::request_page(PageIndex page) {
     ++counters_.faults_already_sent;
     return;
   }
-  if (!open_faults_.emplace(raw(page), clock_->now()).second) return;  // asked for twice
+  const Nanoseconds now = clock_->now();
+  if (!open_faults_.emplace(raw(page), now).second) return;  // asked for twice
+  window_.note_fault(now);
   ++counters_.faults;
   prefetcher_.note_fault(page);
   if (sent_.state(page) == PageState::absent) {
@@ -126,7 +129,9 @@ void PageIn::request_backing(PageRun unit) {
     ++counters_.faults_already_sent;
     return;
   }
-  if (!open_faults_.emplace(raw(unit.first), clock_->now()).second) return;
+  const Nanoseconds now = clock_->now();
+  if (!open_faults_.emplace(raw(unit.first), now).second) return;
+  window_.note_fault(now);
   ++counters_.faults;
   prefetcher_.note_fault(unit.first);
   if (sent_.state(last) == PageState::absent) {

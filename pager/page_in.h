@@ -81,6 +81,10 @@ struct PageInOptions {
   // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
   std::uint64_t pages_around_lone_fault = 16;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
+  // While nobody faults, where it is more: a first fault then waits longer, once.
+  std::uint64_t prefetch_bytes_in_flight_quiet_max = 0;
+  // A fault is slow, and prefetch to give way, from this beyond three times the best ones.
+  Nanoseconds fault_latency_slack = std::chrono::microseconds(300);
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
   // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.
   Nanoseconds prefetch_held_max{0};
@@ -118,6 +122,8 @@ class PageIn {
   std::optional<Nanoseconds> wake_at() const { return wake_at_; }
 
   bool complete() const { return sent_.all_sent(); }
+  // Somebody waits for a page.
+  bool has_open_faults() const { return !open_faults_.empty(); }
   // The first page that could not be proved; the message names block and offset.
   const std::optional<Error>& failure() const { return failure_; }
 

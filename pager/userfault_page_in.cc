@@ -24,6 +24,12 @@ namespace {
 // The thread of the VMM that removes pages has to run before anything can be placed again.
 constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
+constexpr std::uint64_t kQuietBytesInFlight = std::uint64_t{3} << 20;
+constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
+// To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a fault is
+// open, nor right after one (who faulted once often faults again at once), as long as that cannot be for long.
+constexpr Nanoseconds kAwakeAfterFault = std::chrono::microseconds(300);
+constexpr Nanoseconds kAwakeAfterService = std::chrono::microseconds(50);
 
 bool has_large_pages(const MemoryLayout& layout) {
   return std::any_of(layout.blocks().begin(), layout.blocks().end(), [](const RamBlock& block) {
@@ -55,6 +61,9 @@ PageInOptions with_our_duties(PageInOptions options) {
   options.channels = ChannelCount::two;
   // What is read beside a lone fault delays the next one: here a fault costs little more than its read, so that is not worth it.
   options.pages_around_lone_fault = 4;
+  options.prefetch_bytes_in_flight_quiet_max =
+      std::max(options.prefetch_bytes_in_flight_quiet_max, kQuietBytesInFlight);
+  options.fault_latency_slack = kLatencySlack;
   return options;
 }
 
@@ -154,7 +163,12 @@ Result<void> UserfaultPageIn::turn() {
   faults_.clear();
   PF_TRY(outlet_.read_faults(faults_, [this](PageIndex page) { return page_in_.has_left(page); }));
   for (const PageRun& fault : faults_) page_in_.request(fault);
+  if (!faults_.empty()) awake_until_ = clock_.now() + kAwakeAfterFault;
+  const bool waited_for = page_in_.has_open_faults();
   PF_TRY(page_in_.step());
+  if (waited_for && !page_in_.has_open_faults()) {
+    awake_until_ = clock_.now() + kAwakeAfterService;
+  }
   return bad_pages_.turn();
 }
 
@@ -182,7 +196,7 @@ void UserfaultPageIn::choose_pace() {
 
 Nanoseconds UserfaultPageIn::wait_limit(Nanoseconds tell_at) const {
   if (outlet_.held()) return kHeldInterval;
-  if (page_in_.wants_step()) return Nanoseconds(0);
+  if (page_in_.wants_step() || clock_.now() < awake_until_) return Nanoseconds(0);
   Nanoseconds until = tell_at;
   if (const auto step_at = page_in_.wake_at()) until = std::min(until, *step_at);
   if (const auto look_at = bad_pages_.wake_at()) until = std::min(until, *look_at);

@@ -142,6 +142,7 @@ class UserfaultPageIn {
   std::vector<PageRun> faults_;  // of one turn
   UniqueFd wake_;                // rung by other threads
   bool heard_its_end_ = false;
+  Nanoseconds awake_until_{0};  // not to sleep before
 
   // Prefetch is gentle before this time; max: only recent pages for now.
   std::atomic<Nanoseconds::rep> pace_until_{0};
