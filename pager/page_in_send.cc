@@ -38,8 +38,8 @@ Result<PageIn::Progress> PageIn::send_urgent() {
     PF_ASSIGN(progress, send_queue(channel, *queue, budget));
   }
   if (progress == Progress::stuck) return progress;
-  // A wanted backing page, also one that prefetch had begun on the other channel.
-  if (wanted(transfer)) {
+  // A wanted backing page (also one that is read again with nobody waiting), and one that prefetch had begun on the other channel.
+  if (wanted(transfer) || (urgent_transfer_ && &transfer == &urgent_transfer_)) {
     PF_ASSIGN(progress, send_transfer(channel, budget));
   }
   if (wanted(background_transfer_)) {
