@@ -81,7 +81,7 @@ struct PageInOptions {
   // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
   std::uint64_t pages_around_lone_fault = 16;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
-  // While nobody faults, where it is more: a first fault then waits longer, once.
+  // While nobody faults, where it is more: a first fault then waits longer, once. Reads are longer then, too.
   std::uint64_t prefetch_bytes_in_flight_quiet_max = 0;
   // A fault is slow, and prefetch to give way, from this beyond three times the best ones.
   Nanoseconds fault_latency_slack = std::chrono::microseconds(300);
@@ -185,6 +185,7 @@ class PageIn {
   bool ready_full() const;
   void start_prefetch();
   void take_choice(const PrefetchChoice& choice);
+  std::uint64_t prefetch_run_pages_max(Nanoseconds now) const;
 
   std::optional<BackingTransfer>& transfer_on(PageChannel channel);
   void activate_transfers();

@@ -29,13 +29,17 @@ PrefetchWindow::PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_
 
 std::uint64_t PrefetchWindow::bytes(Nanoseconds now) {
   if (now - changed_at_ < kStep) return bytes_;
-  const bool quiet = now - fault_at_ >= kQuiet;
+  const bool quiet = is_quiet(now);
   const std::uint64_t most = quiet ? quiet_bytes_max_ : bytes_max_;
   if (bytes_ < most) {
     bytes_ = std::min(bytes_ + (quiet ? kQuietGrowBytes : kGrowBytes), most);
     changed_at_ = now;
   }
   return bytes_;
+}
+
+bool PrefetchWindow::is_quiet(Nanoseconds now) const {
+  return now - fault_at_ >= kQuiet;
 }
 
 std::optional<Nanoseconds> PrefetchWindow::blocked_until(Nanoseconds now) const {

@@ -16,7 +16,7 @@
 
 namespace pageferry {
 
-inline constexpr std::uint64_t kPrefetchWindowBytesMin = std::uint64_t{256} << 10;
+inline constexpr std::uint64_t kPrefetchWindowBytesMin = std::uint64_t{128} << 10;
 
 class PrefetchWindow {
  public:
@@ -32,6 +32,8 @@ class PrefetchWindow {
   std::optional<Nanoseconds> blocked_until(Nanoseconds now) const;
 
   void note_started(Nanoseconds now, std::uint64_t bytes);
+  // Nobody has faulted for a while.
+  bool is_quiet(Nanoseconds now) const;
   // Somebody waits for a page from now on.
   void note_fault(Nanoseconds now);
   void note_fault_served(Nanoseconds now, Nanoseconds latency);

@@ -24,7 +24,7 @@ namespace {
 // The thread of the VMM that removes pages has to run before anything can be placed again.
 constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
-constexpr std::uint64_t kQuietBytesInFlight = std::uint64_t{3} << 20;
+constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{256} << 10;
 constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
 // To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a fault is
 // open, nor right after one (who faulted once often faults again at once), as long as that cannot be for long.
@@ -61,8 +61,9 @@ PageInOptions with_our_duties(PageInOptions options) {
   options.channels = ChannelCount::two;
   // What is read beside a lone fault delays the next one: here a fault costs little more than its read, so that is not worth it.
   options.pages_around_lone_fault = 4;
-  options.prefetch_bytes_in_flight_quiet_max =
-      std::max(options.prefetch_bytes_in_flight_quiet_max, kQuietBytesInFlight);
+  options.prefetch_bytes_in_flight_quiet_max = options.prefetch_bytes_in_flight_max;
+  options.prefetch_bytes_in_flight_max =
+      std::min(options.prefetch_bytes_in_flight_max, kBytesInFlightInFaults);
   options.fault_latency_slack = kLatencySlack;
   return options;
 }
