@@ -186,7 +186,8 @@ void PageIn::start_prefetch() {
   }
 }
 
-// A demand read waits for the rest of a read that has begun, so while there are faults the reads are short. Where the bound is the same with
+// A demand read waits for the rest of a read that has begun, so while there are faults the reads are short. Where the bound is the
+// same with
 // and without faults, the reads are too.
 std::uint64_t PageIn::prefetch_run_pages_max(Nanoseconds now) const {
   const bool adapts =

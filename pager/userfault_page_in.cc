@@ -26,7 +26,8 @@ constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
 constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{256} << 10;
 constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
-// To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a fault is
+// To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a
+// fault is
 // open, nor right after one (who faulted once often faults again at once), as long as that cannot be for long.
 constexpr Nanoseconds kAwakeAfterFault = std::chrono::microseconds(300);
 constexpr Nanoseconds kAwakeAfterService = std::chrono::microseconds(50);

@@ -1,4 +1,5 @@
-// Page-in beside what the machine can do without us, in one session: a bare loop that reads and copies one page for each fault, raw O_DIRECT
+// Page-in beside what the machine can do without us, in one session: a bare loop that reads and copies one page for each fault, raw
+// O_DIRECT
 // reads, bare UFFDIO_COPY. One JSON object for each round; tests/bench/page_in_report.py runs it and says what the figures mean.
 //
 //   page_in_bench DIR [MIB [ROUNDS [WORK_US [fill|faults]]]]       the last: only that, for a profiler
@@ -290,22 +291,23 @@ class Bench {
     return ms;
   }
 
+  enum class Start { empty, resident };
   struct Zipf {
     std::vector<std::uint32_t> stretches;
     std::uint64_t faults = 0;
     TouchRecord touches;
   };
-  Zipf run_zipf(PageInOptions options, std::uint64_t seed, bool resident_first) {
+  Zipf run_zipf(PageInOptions options, std::uint64_t seed, Start start) {
     FaultingGuest guest(bytes_);
     const auto reader = open_reader();
     std::optional<Pager> pager;
-    if (resident_first) {
+    if (start == Start::resident) {
       Pager filler(guest, *reader, {.order = PrefetchOrder::linear});
       filler.seconds();
     }
     const Orders orders{
         .workload = Workload::zipf, .accesses = kZipfAccesses, .seed = seed, .work_ns = work_ns_};
-    if (!resident_first) pager.emplace(guest, *reader, std::move(options));
+    if (start == Start::empty) pager.emplace(guest, *reader, std::move(options));
     guest.begin(orders);
     guest.wait();
     Zipf zipf;
@@ -325,16 +327,16 @@ class Bench {
   }
 
   std::string zipf_round(std::uint64_t seed) {
-    const Zipf resident = run_zipf({}, seed, true);
-    const Zipf lazy = run_zipf({.order = PrefetchOrder::none}, seed, false);
+    const Zipf resident = run_zipf({}, seed, Start::resident);
+    const Zipf lazy = run_zipf({.order = PrefetchOrder::none}, seed, Start::empty);
     // Through the file, as the next restore would.
     const auto reader = open_reader();
     const TouchRecord record =
         must(TouchRecord::decode(lazy.touches.encode(reader->layout()), reader->layout()));
     PageInOptions replay{.order = PrefetchOrder::recorded};
     replay.recorded = record.runs();
-    const Zipf same = run_zipf(replay, seed, false);
-    const Zipf other = run_zipf(replay, seed + 1000, false);
+    const Zipf same = run_zipf(replay, seed, Start::empty);
+    const Zipf other = run_zipf(replay, seed + 1000, Start::empty);
     return fmt::format(
         R"("zipf":{{"stretch_ms":{},"resident":{},"lazy":{},"lazy_faults":{},"recorded":{},)"
         R"("recorded_faults":{},"other_seed":{},"other_seed_faults":{},"runs":{}}})",

@@ -36,7 +36,8 @@ def full_speed(zipf):
 
 
 def ms_to_full_speed(stretches, zipf):
-    """From when on the workload keeps 95 % of the speed that it has with every page there: the end of the last row of stretches below it."""
+    """From when on the workload keeps 95 % of the speed that it has with every page there: the end
+    of the last row of stretches below it."""
     needed = NEAR_FULL_SPEED * full_speed(zipf)
     last_slow = 0
     for at in range(len(stretches) - SMOOTHED_STRETCHES + 1):

@@ -1,4 +1,5 @@
-// What a store does without us, in its own terms, and small things that the benchmarks share. A benchmark that cannot go on says why and ends.
+// What a store does without us, in its own terms, and small things that the benchmarks share. A benchmark that cannot go on says why
+// and ends.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
-// UserfaultPageIn on the real userfaultfd of another process, which plays the VMM and judges what it finds: each kind of memory, a pager that
+// UserfaultPageIn on the real userfaultfd of another process, which plays the VMM and judges what it finds: each kind of memory, a
+// pager that
 // stops and one that comes after it, removals that the userfaultfd does not tell, and pages that cannot be proved.
 #include "pager/userfault_page_in.h"
 

@@ -1,5 +1,7 @@
-// A guest is restored while everything around it goes wrong, from a seed: its pager is killed, stopped and replaced, or paused; reads fail, bring
-// flipped bits, come late or never; pages in the file are stale for a while; the guest removes memory, singly and in storms. The guest checks
+// A guest is restored while everything around it goes wrong, from a seed: its pager is killed, stopped and replaced, or paused; reads
+// fail, bring
+// flipped bits, come late or never; pages in the file are stale for a while; the guest removes memory, singly and in storms. The guest
+// checks
 // each page itself. At the end of each round one healthy pager must bring it to its end.
 //
 //   PAGEFERRY_FAULTS=10000 PAGEFERRY_SEED=7 soak_page_in_faults_test         how many are injected, at least; and the first seed

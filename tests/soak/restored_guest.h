@@ -1,4 +1,5 @@
-// RestoredGuest: a process whose memory is being restored, and which gives its pagers a hard time: threads that read, check, write and remove
+// RestoredGuest: a process whose memory is being restored, and which gives its pagers a hard time: threads that read, check, write and
+// remove
 // pages at random. Each page belongs to one thread, so that thread knows what it must hold; it alone judges.
 //
 //   page p at first: content_of(p, 1), or zeros where p % 7 == 0     written: content_of(p, version)     removed: zeros
