@@ -24,13 +24,14 @@ namespace {
 // The thread of the VMM that removes pages has to run before anything can be placed again.
 constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
-constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{256} << 10;
+constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{192} << 10;
 constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
 // To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a
 // fault is
 // open, nor right after one (who faulted once often faults again at once), as long as that cannot be for long.
 constexpr Nanoseconds kAwakeAfterFault = std::chrono::microseconds(300);
 constexpr Nanoseconds kAwakeAfterService = std::chrono::microseconds(50);
+constexpr unsigned kTurnsWithoutLookMax = 16;
 
 bool has_large_pages(const MemoryLayout& layout) {
   return std::any_of(layout.blocks().begin(), layout.blocks().end(), [](const RamBlock& block) {
@@ -208,6 +209,9 @@ Nanoseconds UserfaultPageIn::wait_limit(Nanoseconds tell_at) const {
 // Nothing of the VMM's connection is read here: it may be somebody's. A closed one is seen without.
 Result<void> UserfaultPageIn::wait_for_event(const CancelSignal& stop, Nanoseconds tell_at) {
   const auto limit_ns = wait_limit(tell_at);
+  // Faults and reads are looked at in each turn anyway; the others can wait for some turns.
+  if (limit_ns == Nanoseconds(0) && ++turns_without_look_ < kTurnsWithoutLookMax) return {};
+  turns_without_look_ = 0;
   const timespec limit{.tv_sec = limit_ns / Seconds(1), .tv_nsec = (limit_ns % Seconds(1)).count()};
   const bool ends_with_connection = process_fd_ < 0;
   // A descriptor of -1 is passed over.

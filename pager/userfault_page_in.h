@@ -143,6 +143,7 @@ class UserfaultPageIn {
   UniqueFd wake_;                // rung by other threads
   bool heard_its_end_ = false;
   Nanoseconds awake_until_{0};  // not to sleep before
+  unsigned turns_without_look_ = 0;
 
   // Prefetch is gentle before this time; max: only recent pages for now.
   std::atomic<Nanoseconds::rep> pace_until_{0};
