@@ -84,6 +84,7 @@ UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, P
       started_at_(clock.now()),
       layout_(&layout),
       serve_until_(options.serve_until),
+      while_faults_are_open_(options.while_faults_are_open),
       tell_interval_(options.tell_interval),
       process_fd_(vmm.process_fd),
       connection_fd_(vmm.connection_fd),
@@ -166,13 +167,16 @@ Result<void> UserfaultPageIn::turn() {
   faults_.clear();
   PF_TRY(outlet_.read_faults(faults_, [this](PageIndex page) { return page_in_.has_left(page); }));
   for (const PageRun& fault : faults_) page_in_.request(fault);
-  if (!faults_.empty()) awake_until_ = clock_.now() + kAwakeAfterFault;
+  if (!faults_.empty()) stay_awake(kAwakeAfterFault);
   const bool waited_for = page_in_.has_open_faults();
   PF_TRY(page_in_.step());
-  if (waited_for && !page_in_.has_open_faults()) {
-    awake_until_ = clock_.now() + kAwakeAfterService;
-  }
+  if (waited_for && !page_in_.has_open_faults()) stay_awake(kAwakeAfterService);
   return bad_pages_.turn();
+}
+
+void UserfaultPageIn::stay_awake(Nanoseconds duration) {
+  if (while_faults_are_open_ == WhileFaultsAreOpen::sleep) return;
+  awake_until_ = clock_.now() + duration;
 }
 
 void UserfaultPageIn::hold_prefetch() {
