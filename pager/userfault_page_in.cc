@@ -99,7 +99,7 @@ UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, P
 
 Result<std::unique_ptr<UserfaultPageIn>> UserfaultPageIn::make(
     UserfaultVmm vmm, const MemoryLayout& layout, PageSupply& supply, RemovalReports* reports,
-    UserfaultPageInOptions options, const Clock& clock) {
+    const UserfaultPageInOptions& options, const Clock& clock) {
   PF_TRY(check(vmm, layout, supply));
   SentMap there(layout.pages());
   if (vmm.tables) PF_TRY(mark_present(*vmm.tables, layout, vmm.block_addresses, there));

@@ -98,7 +98,7 @@ class UserfaultPageIn {
   // Errors: unsupported (backing pages larger than a page, and no page tables), invalid (the supply has other blocks), gone, vmm.
   static Result<std::unique_ptr<UserfaultPageIn>> make(UserfaultVmm vmm, const MemoryLayout& layout,
                                                        PageSupply& supply, RemovalReports* reports,
-                                                       UserfaultPageInOptions options,
+                                                       const UserfaultPageInOptions& options,
                                                        const Clock& clock);
   UserfaultPageIn(const UserfaultPageIn&) = delete;
   UserfaultPageIn& operator=(const UserfaultPageIn&) = delete;
