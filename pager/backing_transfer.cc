@@ -49,18 +49,20 @@ void BackingTransfer::split_read(PageRun run) {
   reads_pending_ += static_cast<unsigned>(run.pages) - 1;
 }
 
-void BackingTransfer::fail_read(PageRun run) {
+void BackingTransfer::forget_read(PageRun run) {
   slots_.erase(find(run));
   --reads_pending_;
-  spoiled_ = true;
 }
 
-std::vector<PagePiece> BackingTransfer::in_hand() const {
-  std::vector<PagePiece> pieces;
+std::vector<PagePiece> BackingTransfer::fail_read(PageRun run) {
+  forget_read(run);
+  spoiled_ = true;
+  std::vector<PagePiece> in_hand;
   for (const Slot& slot : slots_) {
-    if (slot.state == Slot::State::here && !slot.piece.zero()) pieces.push_back(slot.piece);
+    if (slot.state == Slot::State::here && !slot.piece.zero()) in_hand.push_back(slot.piece);
   }
-  return pieces;
+  std::erase_if(slots_, [](const Slot& slot) { return slot.state == Slot::State::here; });
+  return in_hand;
 }
 
 const PagePiece* BackingTransfer::front() const {

@@ -38,12 +38,12 @@ class BackingTransfer {
   // A planned read failed and is tried again page by page: each page is now a planned read of its
   // own.
   void split_read(PageRun run);
-  // A planned read failed for good: the transfer is spoiled, and nothing more of it leaves.
-  void fail_read(PageRun run);
+  // A planned read failed for good: the transfer is spoiled, and nothing more of it leaves. Result: the pages in hand, which nobody needs.
+  std::vector<PagePiece> fail_read(PageRun run);
   bool spoiled() const { return spoiled_; }
-  // Of a spoiled one: the pages that have left, and those in hand.
+  // Of a spoiled one: another planned read has ended, in whichever way; the pages that have left.
+  void forget_read(PageRun run);
   PageRun sent_run() const { return {.first = unit_.first, .pages = sent_pages_}; }
-  std::vector<PagePiece> in_hand() const;
 
   // The next pages to send, or nullptr while they are not here. Call sent() for as many as left.
   const PagePiece* front() const;

@@ -19,9 +19,10 @@
 // What is refused because of an unread REMOVE is not tried again in here: it is given back to PageIn, and should be tried soon (held()). So
 // a VMM that never ceases to remove pages keeps nobody in a loop.
 //
-// Thread rule: one thread, the loop's. Lifetime: both others outlive it.
+// Thread rule: one thread, the loop's; zeros_placed() from any. Lifetime: both others outlive it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -71,7 +72,7 @@ class BallooningOutlet final : public PageOutlet {
   std::vector<PageRun> reported_;  // since take_reports() was called last
   UserfaultEvents heard_;          // faults that nobody has looked at yet
   bool held_ = false;
-  std::uint64_t zeros_placed_ = 0;  // backing pages, for faults on removed ones
+  std::atomic<std::uint64_t> zeros_placed_{0};  // backing pages, for faults on removed ones
 };
 
 }  // namespace pageferry

@@ -1,7 +1,7 @@
 // What is asked for, and the order of one step. Reads are in page_in_reads.cc, sending in
 // page_in_send.cc.
 //
-// A fault on an absent page reads the neighbourhood too (fault-around): 16 pages, or 64 where a
+// A fault on an absent page reads the neighbourhood too (fault-around): a few pages, or 64 where a
 // recent fault was close by, or where the page is zero (a guest takes fresh zero pages in rows, and
 // they cost nothing to read).
 #include "pager/page_in.h"
@@ -12,7 +12,6 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kAroundPages = 16;
 constexpr std::uint64_t kAroundPagesWide = 64;
 constexpr std::uint64_t kDemandPages =
     4;  // 16 KiB are read as fast as one page; 64 KiB take twice as long
@@ -32,7 +31,8 @@ PageIn::PageIn(PageSupply& supply, const MemoryLayout& layout, SentMap sent, Pag
       options_(std::move(options)),
       sent_(std::move(sent)),
       prefetcher_(supply, layout, sent_, options_.order, options_.recorded),
-      window_(options_.prefetch_bytes_in_flight_max, options_.prefetch_bandwidth_bytes_per_s),
+      window_(options_.prefetch_bytes_in_flight_max, options_.prefetch_bandwidth_bytes_per_s,
+              options_.prefetch_bytes_in_flight_quiet_max, options_.fault_latency_slack),
       tickets_(supply) {}
 
 Result<void> PageIn::step() {
@@ -86,6 +86,12 @@ std::optional<PageRun> PageIn::backing_of(PageIndex page) const {
                  .pages = unit};
 }
 
+// An outlet may keep a backing page until its last page comes.
+bool PageIn::has_left(PageIndex page) const {
+  const auto unit = backing_of(page);
+  return sent_.state(unit ? unit->first + (unit->pages - 1) : page) == PageState::sent;
+}
+
 void PageIn::request(PageRun run) {
   const std::uint64_t end = raw(run.first) + run.pages;
   PageIndex page = run.first;
@@ -105,7 +111,9 @@ void PageIn::request_page(PageIndex page) {
     ++counters_.faults_already_sent;
     return;
   }
-  if (!open_faults_.emplace(raw(page), clock_->now()).second) return;  // asked for twice
+  const Nanoseconds now = clock_->now();
+  if (!open_faults_.emplace(raw(page), now).second) return;  // asked for twice
+  window_.note_fault(now);
   ++counters_.faults;
   prefetcher_.note_fault(page);
   if (sent_.state(page) == PageState::absent) {
@@ -121,7 +129,9 @@ void PageIn::request_backing(PageRun unit) {
     ++counters_.faults_already_sent;
     return;
   }
-  if (!open_faults_.emplace(raw(unit.first), clock_->now()).second) return;
+  const Nanoseconds now = clock_->now();
+  if (!open_faults_.emplace(raw(unit.first), now).second) return;
+  window_.note_fault(now);
   ++counters_.faults;
   prefetcher_.note_fault(unit.first);
   if (sent_.state(last) == PageState::absent) {
@@ -143,7 +153,8 @@ PageRun PageIn::fault_window(PageIndex page) {
     fault_regions_.push_back(region);
     if (fault_regions_.size() > kRegionsKept) fault_regions_.pop_front();
   }
-  const std::uint64_t wide = seen || supply_->is_zero(page) ? kAroundPagesWide : kAroundPages;
+  const std::uint64_t wide =
+      seen || supply_->is_zero(page) ? kAroundPagesWide : options_.pages_around_lone_fault;
   const RamBlock& block = layout_->blocks()[layout_->block_of(page)];
   const std::uint64_t offset = (page - block.first_page) / wide * wide;
   return {.first = block.first_page + offset, .pages = std::min(wide, block.pages() - offset)};

@@ -78,7 +78,13 @@ struct PageInOptions {
   TouchRecording recording = TouchRecording::off;
   UnprovedPages unproved = UnprovedPages::end_prefetch;
   SweepPace sweep = SweepPace::resting;
+  // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
+  std::uint64_t pages_around_lone_fault = 16;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
+  // While nobody faults, where it is more: a first fault then waits longer, once. Reads are longer then, too.
+  std::uint64_t prefetch_bytes_in_flight_quiet_max = 0;
+  // A fault is slow, and prefetch to give way, from this beyond three times the best ones.
+  Nanoseconds fault_latency_slack = std::chrono::microseconds(300);
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit
   // While a fault is open, prefetch waits for it, but no longer than this: for an outlet that keeps others busy with each page.
   Nanoseconds prefetch_held_max{0};
@@ -116,11 +122,13 @@ class PageIn {
   std::optional<Nanoseconds> wake_at() const { return wake_at_; }
 
   bool complete() const { return sent_.all_sent(); }
+  // Somebody waits for a page.
+  bool has_open_faults() const { return !open_faults_.empty(); }
   // The first page that could not be proved; the message names block and offset.
   const std::optional<Error>& failure() const { return failure_; }
 
-  // It was handed to the outlet, or was there from the start.
-  bool has_left(PageIndex page) const { return sent_.state(page) == PageState::sent; }
+  // It was handed to the outlet, with all of its backing page, or was there from the start.
+  bool has_left(PageIndex page) const;
   std::uint64_t pages_left() const { return sent_.pages_sent(); }
 
   // With UnprovedPages::set_aside: pages, or whole backing pages, whose last read failed; by their first page. They are not under way.
@@ -177,6 +185,7 @@ class PageIn {
   bool ready_full() const;
   void start_prefetch();
   void take_choice(const PrefetchChoice& choice);
+  std::uint64_t prefetch_run_pages_max(Nanoseconds now) const;
 
   std::optional<BackingTransfer>& transfer_on(PageChannel channel);
   void activate_transfers();

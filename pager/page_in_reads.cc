@@ -12,6 +12,7 @@ namespace {
 
 // Prefetched, waiting for the channel.
 constexpr std::uint64_t kReadyBytesMax = std::uint64_t{512} << 10;
+constexpr std::uint64_t kRunPagesInFaults = 16;
 constexpr unsigned kTransferReadsMax = 4;  // of one backing page, under way
 
 }  // namespace
@@ -69,7 +70,10 @@ void PageIn::collect() {
 
 void PageIn::take_done(const Read& read, PagePiece piece) {
   if (BackingTransfer* transfer = transfer_holding(read.run.first)) {
-    transfer->arrived(piece);
+    if (!transfer->spoiled()) return transfer->arrived(piece);
+    transfer->forget_read(piece.run);
+    tickets_.drop(piece.ticket, piece.run.pages);
+    wants_step_ = true;
     return;
   }
   if (read.purpose == Purpose::prefetch) {
@@ -166,6 +170,7 @@ void PageIn::start_prefetch() {
   if (failure_) return;
   const Nanoseconds now = clock_->now();
   const std::uint64_t window_pages = pages_of_bytes(window_.bytes(now));
+  prefetcher_.set_run_pages_max(prefetch_run_pages_max(now));
   while (prefetch_reads_.empty() && !backing_prefetch_ && !ready_full() &&
          prefetch_pages_reading_ < window_pages) {
     wake_at_ = window_.blocked_until(now);
@@ -179,6 +184,15 @@ void PageIn::start_prefetch() {
     }
     take_choice(choice);
   }
+}
+
+// A demand read waits for the rest of a read that has begun, so while there are faults the reads are short. Where the bound is the
+// same with
+// and without faults, the reads are too.
+std::uint64_t PageIn::prefetch_run_pages_max(Nanoseconds now) const {
+  const bool adapts =
+      options_.prefetch_bytes_in_flight_quiet_max > options_.prefetch_bytes_in_flight_max;
+  return adapts && !window_.is_quiet(now) ? kRunPagesInFaults : kPrefetchRunPagesMax;
 }
 
 void PageIn::take_choice(const PrefetchChoice& choice) {

@@ -19,6 +19,8 @@ constexpr std::uint64_t kNoBudget = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kStoredPageCost = 4;
 constexpr std::uint64_t kZeroPageCost = 1;
 constexpr std::uint64_t kBackgroundBudget = 32 * kStoredPageCost;
+// The same while somebody waits: his page may be here any moment.
+constexpr std::uint64_t kBackgroundBudgetInFaults = 8 * kStoredPageCost;
 
 }  // namespace
 
@@ -36,8 +38,8 @@ Result<PageIn::Progress> PageIn::send_urgent() {
     PF_ASSIGN(progress, send_queue(channel, *queue, budget));
   }
   if (progress == Progress::stuck) return progress;
-  // A wanted backing page, also one that prefetch had begun on the other channel.
-  if (wanted(transfer)) {
+  // A wanted backing page (also one that is read again with nobody waiting), and one that prefetch had begun on the other channel.
+  if (wanted(transfer) || (urgent_transfer_ && &transfer == &urgent_transfer_)) {
     PF_ASSIGN(progress, send_transfer(channel, budget));
   }
   if (wanted(background_transfer_)) {
@@ -53,7 +55,8 @@ bool PageIn::wanted(const std::optional<BackingTransfer>& transfer) const {
 Result<void> PageIn::send_background() {
   const PageChannel channel = PageChannel::background;
   Progress progress = Progress::drained;
-  std::uint64_t budget = kBackgroundBudget;
+  const std::uint64_t share = open_faults_.empty() ? kBackgroundBudget : kBackgroundBudgetInFaults;
+  std::uint64_t budget = share;
   if (background_transfer_ && background_transfer_->started()) {
     PF_ASSIGN(progress, send_transfer(channel, budget));
   }
@@ -64,7 +67,7 @@ Result<void> PageIn::send_background() {
     PF_ASSIGN(progress, send_transfer(channel, budget));
   }
   // More, and what prefetch may start in the room that was made, comes after a look at requests.
-  if (budget < kBackgroundBudget) wants_step_ = true;
+  if (budget < share) wants_step_ = true;
   return {};
 }
 

@@ -22,7 +22,10 @@ void PageIn::set_aside(PageIndex page, Error error) {
   BackingTransfer* const transfer = transfer_holding(page);
   PageRun run{.first = page, .pages = 1};
   if (transfer != nullptr) {
-    transfer->fail_read(run);
+    // Their buffers now, not with the last read: those that are still to come need some.
+    for (const PagePiece& piece : transfer->fail_read(run)) {
+      tickets_.drop(piece.ticket, piece.run.pages);
+    }
     run = transfer->unit();
     wants_step_ = true;
   }
@@ -33,7 +36,6 @@ void PageIn::set_aside(PageIndex page, Error error) {
 void PageIn::drop_spoiled(PageChannel channel) {
   std::optional<BackingTransfer>& transfer = transfer_on(channel);
   if (!transfer || !transfer->spoiled() || transfer->reads_pending() > 0) return;
-  for (const PagePiece& piece : transfer->in_hand()) tickets_.drop(piece.ticket, piece.run.pages);
   const PageRun sent = transfer->sent_run();
   if (sent.pages > 0) {
     sent_.take_back(sent);

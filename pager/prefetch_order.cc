@@ -220,7 +220,7 @@ PrefetchChoice Prefetcher::choice_at(PageIndex page, PageIndex end, Density dens
     return {Kind::backing, {.first = block.first_page + offset, .pages = unit}};
   }
   const std::uint64_t stop = std::min(raw(end), raw(block.first_page) + block.pages());
-  const std::uint64_t room = std::min(stop - raw(page), kPrefetchRunPagesMax);
+  const std::uint64_t room = std::min(stop - raw(page), run_pages_max_);
   const std::uint64_t absent = sent_->absent_run(page, room);
   std::uint64_t pages = 1;
   const bool zero = supply_->is_zero(page);

@@ -64,6 +64,8 @@ class Prefetcher {
   // The next absent pages, all in one block. The caller takes them in the sent map before it calls
   // again, or drops them: they are then found again only by the linear pass.
   PrefetchChoice next();
+  // No choice is longer, but a backing page. 1 to kPrefetchRunPagesMax, which is the default.
+  void set_run_pages_max(std::uint64_t pages) { run_pages_max_ = pages; }
   enum class Scope : std::uint8_t { everything, recent_only };
   // recent_only: next() is `done` after the supply's recent pages, until the scope is widened.
   void set_scope(Scope scope) { scope_ = scope; }
@@ -111,6 +113,7 @@ class Prefetcher {
   const SentMap* sent_;
   PrefetchOrder order_;
   Scope scope_ = Scope::everything;
+  std::uint64_t run_pages_max_ = kPrefetchRunPagesMax;
   bool sweeping_ = false;
   bool replaying_ = false;
 

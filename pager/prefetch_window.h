@@ -1,6 +1,7 @@
 // PrefetchWindow: how many bytes prefetch may have in flight at the storage, and when it may start
 // the next read. Measured fault latency steers it: a fault much slower than the best ones halves
-// the window, a quiet while lets it grow.
+// the window, a quiet while lets it grow; when nobody has faulted for a while, beyond the bound that
+// holds while somebody does, until the next fault.
 //
 // Why bytes and why so few: 1 MiB reads queued eight deep push a demand fault's p99 from 0.3 ms to
 // 200-500 ms; three reads of 256 KiB keep it at 1.5 times and still reach 88 % of full speed.
@@ -15,12 +16,15 @@
 
 namespace pageferry {
 
-inline constexpr std::uint64_t kPrefetchWindowBytesMin = std::uint64_t{256} << 10;
+inline constexpr std::uint64_t kPrefetchWindowBytesMin = std::uint64_t{128} << 10;
 
 class PrefetchWindow {
  public:
-  // bytes_max: at least kPrefetchWindowBytesMin is used. bandwidth 0: no limit.
-  PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_bytes_per_s);
+  // bytes_max: at least kPrefetchWindowBytesMin is used. bandwidth 0: no limit. quiet_bytes_max: while nobody faults, where it is more.
+  // latency_slack: a fault that took less than this and three of the best ones is not slow.
+  PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_bytes_per_s,
+                 std::uint64_t quiet_bytes_max = 0,
+                 Nanoseconds latency_slack = std::chrono::microseconds(300));
 
   // Bytes that may be in flight at `now`.
   std::uint64_t bytes(Nanoseconds now);
@@ -28,14 +32,21 @@ class PrefetchWindow {
   std::optional<Nanoseconds> blocked_until(Nanoseconds now) const;
 
   void note_started(Nanoseconds now, std::uint64_t bytes);
+  // Nobody has faulted for a while.
+  bool is_quiet(Nanoseconds now) const;
+  // Somebody waits for a page from now on.
+  void note_fault(Nanoseconds now);
   void note_fault_served(Nanoseconds now, Nanoseconds latency);
 
  private:
   std::uint64_t bytes_max_;
+  std::uint64_t quiet_bytes_max_;
   std::uint64_t bandwidth_;
+  Nanoseconds latency_slack_;
   std::uint64_t bytes_;
   Nanoseconds best_latency_{0};  // forgets slowly; 0 = no fault yet
   Nanoseconds changed_at_{0};
+  Nanoseconds fault_at_{0};  // the last one
   Nanoseconds next_start_{0};
 };
 

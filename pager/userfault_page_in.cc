@@ -24,6 +24,14 @@ namespace {
 // The thread of the VMM that removes pages has to run before anything can be placed again.
 constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
+constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{192} << 10;
+constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
+// To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a
+// fault is
+// open, nor right after one (who faulted once often faults again at once), as long as that cannot be for long.
+constexpr Nanoseconds kAwakeAfterFault = std::chrono::microseconds(300);
+constexpr Nanoseconds kAwakeAfterService = std::chrono::microseconds(50);
+constexpr unsigned kTurnsWithoutLookMax = 16;
 
 bool has_large_pages(const MemoryLayout& layout) {
   return std::any_of(layout.blocks().begin(), layout.blocks().end(), [](const RamBlock& block) {
@@ -53,6 +61,12 @@ PageInOptions with_our_duties(PageInOptions options) {
   options.unproved = UnprovedPages::set_aside;
   options.recording = TouchRecording::on;
   options.channels = ChannelCount::two;
+  // What is read beside a lone fault delays the next one: here a fault costs little more than its read, so that is not worth it.
+  options.pages_around_lone_fault = 4;
+  options.prefetch_bytes_in_flight_quiet_max = options.prefetch_bytes_in_flight_max;
+  options.prefetch_bytes_in_flight_max =
+      std::min(options.prefetch_bytes_in_flight_max, kBytesInFlightInFaults);
+  options.fault_latency_slack = kLatencySlack;
   return options;
 }
 
@@ -70,6 +84,7 @@ UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, P
       started_at_(clock.now()),
       layout_(&layout),
       serve_until_(options.serve_until),
+      while_faults_are_open_(options.while_faults_are_open),
       tell_interval_(options.tell_interval),
       process_fd_(vmm.process_fd),
       connection_fd_(vmm.connection_fd),
@@ -84,7 +99,7 @@ UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, P
 
 Result<std::unique_ptr<UserfaultPageIn>> UserfaultPageIn::make(
     UserfaultVmm vmm, const MemoryLayout& layout, PageSupply& supply, RemovalReports* reports,
-    UserfaultPageInOptions options, const Clock& clock) {
+    const UserfaultPageInOptions& options, const Clock& clock) {
   PF_TRY(check(vmm, layout, supply));
   SentMap there(layout.pages());
   if (vmm.tables) PF_TRY(mark_present(*vmm.tables, layout, vmm.block_addresses, there));
@@ -152,8 +167,16 @@ Result<void> UserfaultPageIn::turn() {
   faults_.clear();
   PF_TRY(outlet_.read_faults(faults_, [this](PageIndex page) { return page_in_.has_left(page); }));
   for (const PageRun& fault : faults_) page_in_.request(fault);
+  if (!faults_.empty()) stay_awake(kAwakeAfterFault);
+  const bool waited_for = page_in_.has_open_faults();
   PF_TRY(page_in_.step());
+  if (waited_for && !page_in_.has_open_faults()) stay_awake(kAwakeAfterService);
   return bad_pages_.turn();
+}
+
+void UserfaultPageIn::stay_awake(Nanoseconds duration) {
+  if (while_faults_are_open_ == WhileFaultsAreOpen::sleep) return;
+  awake_until_ = clock_.now() + duration;
 }
 
 void UserfaultPageIn::hold_prefetch() {
@@ -180,7 +203,7 @@ void UserfaultPageIn::choose_pace() {
 
 Nanoseconds UserfaultPageIn::wait_limit(Nanoseconds tell_at) const {
   if (outlet_.held()) return kHeldInterval;
-  if (page_in_.wants_step()) return Nanoseconds(0);
+  if (page_in_.wants_step() || clock_.now() < awake_until_) return Nanoseconds(0);
   Nanoseconds until = tell_at;
   if (const auto step_at = page_in_.wake_at()) until = std::min(until, *step_at);
   if (const auto look_at = bad_pages_.wake_at()) until = std::min(until, *look_at);
@@ -190,6 +213,9 @@ Nanoseconds UserfaultPageIn::wait_limit(Nanoseconds tell_at) const {
 // Nothing of the VMM's connection is read here: it may be somebody's. A closed one is seen without.
 Result<void> UserfaultPageIn::wait_for_event(const CancelSignal& stop, Nanoseconds tell_at) {
   const auto limit_ns = wait_limit(tell_at);
+  // Faults and reads are looked at in each turn anyway; the others can wait for some turns.
+  if (limit_ns == Nanoseconds(0) && ++turns_without_look_ < kTurnsWithoutLookMax) return {};
+  turns_without_look_ = 0;
   const timespec limit{.tv_sec = limit_ns / Seconds(1), .tv_nsec = (limit_ns % Seconds(1)).count()};
   const bool ends_with_connection = process_fd_ < 0;
   // A descriptor of -1 is passed over.

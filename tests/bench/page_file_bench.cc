@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "bench/raw_io.h"
 #include "fakes/page_content.h"
 #include "pager/page_file_reader.h"
 #include "pager/page_file_writer.h"
@@ -23,60 +24,14 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
-constexpr std::size_t kRawBytes = kMiB;
-constexpr std::size_t kRawReadBytes = kMiB / 4;  // as the page file reader's
-constexpr unsigned kRawInFlight = 8;
+using namespace bench;
+
 constexpr std::uint64_t kBlackoutPages = 16384;  // 64 MiB
 
 struct Samples {
   const char* name;
   std::vector<double> values;
 };
-
-double seconds_since(Nanoseconds start) {
-  return std::chrono::duration<double>(MonotonicClock().now() - start).count();
-}
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    fmt::print(stderr, "{}\n", result.error().message);
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*result);
-}
-
-enum class Direction { write, read };
-enum class Threads { one, own_for_the_store };
-
-double raw_gb_per_s(AioFile& file, IoBufferPool& pool, std::uint64_t bytes, Direction direction) {
-  std::vector<IoDone> done;
-  std::vector<IoBuffer> buffers;
-  for (unsigned i = 0; i < kRawInFlight; ++i) buffers.push_back(pool.take());
-  std::vector<std::size_t> idle;
-  for (std::size_t i = 0; i < buffers.size(); ++i) idle.push_back(i);
-  const std::size_t piece = direction == Direction::write ? kRawBytes : kRawReadBytes;
-  const Nanoseconds start = MonotonicClock().now();
-  for (std::uint64_t at = 0; at < bytes || file.in_flight() > 0;) {
-    while (at < bytes && !idle.empty()) {
-      const std::span<std::byte> to = buffers[idle.back()].bytes().first(piece);
-      must(direction == Direction::write
-               ? file.submit_write(to, at, idle.back(), IoPriority::normal)
-               : file.submit_read(to, at, idle.back(), IoPriority::normal));
-      idle.pop_back();
-      at += piece;
-    }
-    done.clear();
-    must(wait_for_completions(file, {}, done));
-    for (IoDone& one : done) {
-      must(std::move(one.outcome));
-      idle.push_back(one.tag);
-    }
-  }
-  if (direction == Direction::write) must(sync_blocking(file, {}));
-  return static_cast<double>(bytes) / 1e9 / seconds_since(start);
-}
 
 // How pages are handed to the writer: copied, or lent where they lie.
 enum class Handing { copied, lent };
@@ -108,7 +63,7 @@ class Bench {
       const testing_support::PageArray content = testing_support::content_of(page, 1);
       std::copy(content.begin(), content.end(), guest_.data() + bytes_of_pages(page));
     }
-    pool_ = must(IoBufferPool::make(kRawBytes, kRawInFlight));
+    pool_ = must(IoBufferPool::make(kRawWriteBytes, kRawInFlight));
     pool_->populate(pool_->count());
   }
 

@@ -29,7 +29,7 @@
 
 namespace pageferry::testing_support {
 
-enum class Backing : std::uint8_t { anonymous, memfd, huge_pages };
+enum class Backing : std::uint8_t { anonymous, memfd, transparent_huge_pages, huge_pages };
 
 class UserfaultMemory {
  public:
@@ -45,6 +45,9 @@ class UserfaultMemory {
     void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, file_.get(), 0);
     EXPECT_NE(at, MAP_FAILED) << std::strerror(errno);
     data_ = static_cast<std::byte*>(at);
+    if (backing == Backing::transparent_huge_pages) {
+      EXPECT_EQ(::madvise(data_, bytes_, MADV_HUGEPAGE), 0) << std::strerror(errno);
+    }
   }
   ~UserfaultMemory() { ::munmap(data_, bytes_); }
   UserfaultMemory(const UserfaultMemory&) = delete;

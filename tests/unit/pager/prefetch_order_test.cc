@@ -233,5 +233,39 @@ TEST(Prefetcher, OneCallLooksAtABoundedNumberOfPages) {
   EXPECT_EQ(guest.next(prefetcher).run, run(4 * kPagesLookedAtMax - 1, 1));
 }
 
+TEST(Prefetcher, RecordedChoosesWhatWasTouchedInThatOrderAndThenTheRest) {
+  Guest guest(one_block(200));
+  guest.store(0, 200);
+  const std::vector<PageRun> touched{run(150, 20), run(10, 4), run(160, 30)};
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::recorded, touched);
+  EXPECT_EQ(guest.next(prefetcher).run, run(150, 20));
+  EXPECT_TRUE(prefetcher.replaying());
+  EXPECT_EQ(guest.next(prefetcher).run, run(10, 4));
+  EXPECT_EQ(guest.next(prefetcher).run, run(170, 20));
+  EXPECT_EQ(guest.next(prefetcher).run, run(0, 10));
+  EXPECT_FALSE(prefetcher.replaying());
+  while (guest.next(prefetcher).kind != Kind::done) {
+  }
+  EXPECT_EQ(guest.sent.pages_absent(), 0U);
+}
+
+TEST(Prefetcher, RecordedStillBeginsWithWhatTheStoppedGuestWroteLast) {
+  Guest guest(one_block(200));
+  guest.store(0, 200);
+  guest.supply.set_recent({PageIndex{5}});
+  const std::vector<PageRun> touched{run(150, 20)};
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::recorded, touched);
+  EXPECT_EQ(guest.next(prefetcher).run, run(5, 1));
+  EXPECT_EQ(guest.next(prefetcher).run, run(150, 20));
+}
+
+TEST(Prefetcher, HotDoesNotLookAtTheRecord) {
+  Guest guest(one_block(200));
+  guest.store(0, 200);
+  const std::vector<PageRun> touched{run(150, 20)};
+  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot, touched);
+  EXPECT_EQ(raw(guest.next(prefetcher).run.first), 0U);
+}
+
 }  // namespace
 }  // namespace pageferry

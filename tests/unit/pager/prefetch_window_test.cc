@@ -62,5 +62,37 @@ TEST(PrefetchWindow, TheBandwidthLimitSpacesStarts) {
   EXPECT_EQ(window.blocked_until(Seconds(2)), std::nullopt);
 }
 
+constexpr std::uint64_t kQuietMax = 4 * kMax;
+
+TEST(PrefetchWindow, GrowsBeyondItsBoundWhileNobodyFaultsAndFallsBackAtAFault) {
+  PrefetchWindow window(kMax, 0, kQuietMax);
+  Nanoseconds now = Seconds(1);
+  window.note_fault_served(now, microseconds(100));
+  for (int ms = 0; ms < 5; ++ms) window.bytes(now += Milliseconds(1));
+  EXPECT_EQ(window.bytes(now), kMax) << "so soon after a fault";
+  for (int ms = 0; ms < 50; ++ms) window.bytes(now += Milliseconds(1));
+  EXPECT_EQ(window.bytes(now), kQuietMax);
+  window.note_fault(now);
+  EXPECT_EQ(window.bytes(now), kMax);
+}
+
+TEST(PrefetchWindow, WhatIsSlowIsTheCallersToSay) {
+  PrefetchWindow window(kMax, 0, 0, microseconds(50));
+  window.note_fault_served(Seconds(1), microseconds(100));
+  window.note_fault_served(Seconds(1), microseconds(400));
+  EXPECT_EQ(window.bytes(Seconds(1)), kMax / 2);
+}
+
+// Prefetch is what makes them slow: it must not get used to that.
+TEST(PrefetchWindow, ManySlowFaultsStaySlow) {
+  PrefetchWindow window(kMax, 0);
+  window.note_fault_served(Seconds(1), microseconds(100));
+  Nanoseconds now = Seconds(1);
+  for (int fault = 0; fault < 200; ++fault) {
+    window.note_fault_served(now += microseconds(700), microseconds(700));
+  }
+  EXPECT_LE(window.bytes(now), kPrefetchWindowBytesMin + (std::uint64_t{64} << 10));
+}
+
 }  // namespace
 }  // namespace pageferry

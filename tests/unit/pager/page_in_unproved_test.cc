@@ -1,0 +1,166 @@
+// PageIn with UnprovedPages::set_aside: a page that cannot be proved keeps nobody else from arriving, and is tried again when somebody says so.
+// And what it records of first touches.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "fakes/manual_clock.h"
+#include "fakes/memory_page_supply.h"
+#include "fakes/page_content.h"
+#include "fakes/recording_outlet.h"
+#include "pager/page_in.h"
+
+namespace pageferry {
+namespace {
+
+using testing::ElementsAre;
+using testing_support::layout_of;
+using testing_support::ManualClock;
+using testing_support::MemoryPageSupply;
+using testing_support::RecordingOutlet;
+
+constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
+constexpr std::uint64_t kUnit = kHugeBytes / kPageSizeBytes;
+constexpr PageIndex kBad{300};
+
+MemoryLayout huge_layout(std::uint64_t units) {
+  auto layout = MemoryLayout::make({RamBlock{
+      .name = "ram", .length_bytes = units * kHugeBytes, .backing_page_bytes = kHugeBytes}});
+  PF_CHECK(layout.has_value());
+  return *layout;
+}
+
+struct Restore {
+  explicit Restore(MemoryLayout memory,
+                   MemoryPageSupply::Answers answers = MemoryPageSupply::Answers::at_once)
+      : layout(std::move(memory)), supply(layout, answers) {
+    for (std::uint64_t page = 0; page < layout.pages(); ++page) {
+      supply.set_filled(PageIndex{page}, 1);
+    }
+  }
+  PageIn& begin(PrefetchOrder order) {
+    PageInOptions options{.order = order};
+    options.unproved = UnprovedPages::set_aside;
+    options.recording = TouchRecording::on;
+    page_in.emplace(supply, layout, SentMap(layout.pages()), outlet, clock, options);
+    return *page_in;
+  }
+  void steps() {
+    for (int i = 0; i < 2000; ++i) {
+      ASSERT_TRUE(page_in->step());
+      clock.advance(Milliseconds(1));
+    }
+  }
+  std::uint64_t times_sent(PageIndex page) const {
+    const auto& sent = outlet.sent();
+    return static_cast<std::uint64_t>(
+        std::count_if(sent.begin(), sent.end(), [&](const auto& one) { return one.page == page; }));
+  }
+  MemoryLayout layout;
+  MemoryPageSupply supply;
+  RecordingOutlet outlet;
+  ManualClock clock;
+  std::optional<PageIn> page_in;
+};
+
+TEST(PageInUnproved, AllOthersArrive) {
+  Restore restore(layout_of({{"ram", 1000}}));
+  restore.supply.break_page(kBad);
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  restore.steps();
+  EXPECT_EQ(page_in.pages_left(), 999U);
+  EXPECT_FALSE(page_in.failure());
+  ASSERT_EQ(page_in.unproved().size(), 1U);
+  EXPECT_EQ(page_in.unproved().begin()->second.run, (PageRun{kBad, 1}));
+  EXPECT_EQ(restore.times_sent(kBad), 0U);
+}
+
+TEST(PageInUnproved, ReadAgainItArrivesOnceItIsWell) {
+  Restore restore(layout_of({{"ram", 1000}}));
+  restore.supply.break_page(kBad);
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  restore.steps();
+  page_in.request({kBad, 1});
+  EXPECT_TRUE(page_in.is_wanted(kBad));
+  page_in.read_again(kBad);
+  restore.steps();
+  EXPECT_EQ(page_in.unproved().size(), 1U);
+  restore.supply.mend_page(kBad);
+  page_in.read_again(kBad);
+  restore.steps();
+  EXPECT_TRUE(page_in.complete());
+  EXPECT_EQ(restore.times_sent(kBad), 1U);
+  EXPECT_EQ(page_in.fault_latency().count(), 1U);
+  EXPECT_EQ(restore.supply.unreleased(), 0U);
+}
+
+TEST(PageInUnproved, SettledInAnotherWayItCountsAndIsNotSent) {
+  Restore restore(layout_of({{"ram", 1000}}));
+  restore.supply.break_page(kBad);
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  restore.steps();
+  page_in.settle_unproved(kBad);
+  EXPECT_TRUE(page_in.complete());
+  EXPECT_EQ(restore.times_sent(kBad), 0U);
+}
+
+TEST(PageInUnproved, ABackingPageIsSetAsideAsAWholeAndTheOthersPass) {
+  Restore restore(huge_layout(3));
+  const PageIndex bad{kUnit + 200};
+  restore.supply.break_page(bad);
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  restore.steps();
+  EXPECT_EQ(page_in.pages_left(), 2 * kUnit);
+  ASSERT_EQ(page_in.unproved().size(), 1U);
+  EXPECT_EQ(page_in.unproved().begin()->second.run, (PageRun{PageIndex{kUnit}, kUnit}));
+  EXPECT_EQ(restore.supply.unreleased(), 0U);
+  restore.supply.mend_page(bad);
+  page_in.read_again(PageIndex{kUnit});
+  restore.steps();
+  EXPECT_TRUE(page_in.complete());
+  EXPECT_EQ(page_in.counters().pages_prefetched + page_in.counters().pages_demand, 3 * kUnit);
+  EXPECT_EQ(restore.supply.unreleased(), 0U);
+}
+
+// Who took a part for the whole would answer the fault on it with zeros.
+TEST(PageInUnproved, ABackingPageHasLeftWithItsLastPage) {
+  Restore restore(huge_layout(1), MemoryPageSupply::Answers::when_told);
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(page_in.step());
+  restore.supply.finish_one();
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(page_in.step());
+  ASSERT_GT(page_in.pages_left(), 0U);
+  EXPECT_FALSE(page_in.has_left(PageIndex{0}));
+  while (!page_in.complete()) {
+    restore.supply.finish_all();
+    restore.clock.advance(Milliseconds(1));
+    ASSERT_TRUE(page_in.step());
+  }
+  EXPECT_TRUE(page_in.has_left(PageIndex{0}));
+}
+
+TEST(PageInTouches, FaultsAreRecordedWithTheirNeighbourhoodInOrder) {
+  Restore restore(layout_of({{"ram", 1000}}));
+  PageIn& page_in = restore.begin(PrefetchOrder::none);
+  page_in.request({PageIndex{500}, 1});
+  restore.steps();
+  page_in.request({PageIndex{100}, 1});
+  page_in.request({PageIndex{500}, 1});
+  restore.steps();
+  EXPECT_THAT(page_in.touches().runs(),
+              ElementsAre(PageRun{PageIndex{496}, 16}, PageRun{PageIndex{96}, 16}));
+}
+
+TEST(PageInTouches, WhatOnlyPrefetchBroughtIsNotRecorded) {
+  Restore restore(layout_of({{"ram", 1000}}));
+  PageIn& page_in = restore.begin(PrefetchOrder::linear);
+  restore.steps();
+  ASSERT_TRUE(page_in.complete());
+  EXPECT_TRUE(page_in.touches().empty());
+}
+
+}  // namespace
+}  // namespace pageferry
