@@ -135,7 +135,7 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
   // Everything of the source's guest is in "pages" and state_, committed.
   void move_out(const DemoProcess& vmm, HookClient& mover, Fault fault = Fault::none) {
     const MappedSlots mapped(mover.vm());
-    const auto memory = GuestMemory::make(mover.vm().layout, mapped.addresses());
+    auto memory = GuestMemory::make(mover.vm().layout, mapped.addresses());
     ASSERT_TRUE(memory) << memory.error().message;
     HookDirtySource source(mover, fault);
     expect_ok(source.start());
