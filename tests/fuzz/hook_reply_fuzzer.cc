@@ -1,5 +1,6 @@
 // Replies of a hook, which a pager trusts no more than a file. The first byte says what was asked; slots are collected from the rest until it
 // is used up, and what check_slots takes is apart and aligned.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

@@ -1,6 +1,5 @@
 // Fuzzes the decoder of records of first touches: no bytes crash it, and what it takes it writes again the same. A checksum would stop
-// nearly
-// every input at the door, so it is made right first.
+// nearly every input at the door, so it is made right first.
 #include <cstdint>
 #include <cstdlib>
 #include <span>

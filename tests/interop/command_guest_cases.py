@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import huge_pages
 import machine
 import processes
 from command_rig import (
@@ -15,7 +16,6 @@ from command_rig import (
 from qmp import QmpError
 from statements import expect
 
-HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 UNPRIVILEGED_FAULTS = Path("/proc/sys/vm/unprivileged_userfaultfd")
 NOBODY = 65534
 
@@ -147,17 +147,12 @@ def hugetlb(rig):
     if os.geteuid() != 0:
         print("     not root: nothing to see")
         return
-    before = HUGE_PAGES.read_text()
-    # For source and destination.
-    HUGE_PAGES.write_text(str(int(before) + SMALL["memory_mib"]))
-    try:
-        size = SMALL["memory_mib"]
+    size = SMALL["memory_mib"]
+    with huge_pages.reserved(2 * (size << 20) // huge_pages.BYTES):  # for source and destination
         guest = rig.guest(machine="pc-i440fx-10.0,memory-backend=huge", extra=[
             "-object", f"memory-backend-memfd,id=huge,size={size}M,hugetlb=on,hugetlbsize=2M"])
         _move_twice(rig, guest)
         guest.close()
-    finally:
-        HUGE_PAGES.write_text(before)
 
 
 def other_user(rig):

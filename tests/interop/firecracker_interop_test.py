@@ -17,14 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import ferry  # noqa: E402
+import huge_pages  # noqa: E402
 from damage import flip_bit  # noqa: E402
 from statements import expect  # noqa: E402
 
 PAGE = 4096
-HUGE = 2 << 20
 PAGES = 16384  # 64 MiB
 REFUSED_WITHIN_S = 20
-HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
 class Rig:
@@ -223,19 +222,13 @@ def stopped(rig):
 
 def hugetlb(rig):
     """Regions of 2 MiB pages, with and without a balloon. Run by root, the test reserves the pages."""
-    before = HUGE_PAGES.read_text()
-    wanted = int(before) + PAGES * PAGE // HUGE
-    try:
-        HUGE_PAGES.write_text(str(wanted))
-        expect(int(HUGE_PAGES.read_text()) >= wanted, f"{wanted} huge pages are there")
+    with huge_pages.reserved(PAGES * PAGE // huge_pages.BYTES):
         for name, source in rig.sources.items():
             for behaviour in ("verify", "balloon"):
                 tool = rig.listening(*source, "--prefetch", "linear")
-                client = rig.client(behaviour, HUGE)
+                client = rig.client(behaviour, huge_pages.BYTES)
                 expect_right(client, f"{name}, {behaviour}")
                 expect_code(tool.wait(30), 0)
-    finally:
-        HUGE_PAGES.write_text(before)
 
 
 CASES = {

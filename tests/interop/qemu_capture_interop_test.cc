@@ -4,9 +4,9 @@
 // memory are tried with firmware alone, which starts at once.
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <string>
 
+#include "fakes/huge_pages.h"
 #include "interop/capture_rig.h"
 #include "interop/qemu_under_test.h"
 
@@ -15,6 +15,7 @@ namespace {
 
 using nlohmann::json;
 using testing_support::CaptureRig;
+using testing_support::HugePages;
 using testing_support::MappedRange;
 using testing_support::migration_settings;
 using testing_support::QemuSetup;
@@ -229,26 +230,19 @@ TEST_P(QemuCaptureInterop, HotPluggedMemory) {
 }
 
 TEST_P(QemuCaptureInterop, HugePagesAreKnownAsSuch) {
-  std::ofstream("/proc/sys/vm/nr_hugepages") << "48";
-  std::ifstream granted("/proc/sys/vm/nr_hugepages");
-  int pages = 0;
-  granted >> pages;
-  ASSERT_GE(pages, 48)
-      << "this test reserves 48 huge pages of 2 MiB: it needs root and that much free memory";
+  const HugePages pages(32);
+  ASSERT_TRUE(pages.enough()) << "needs root and 64 MiB of free memory, or 32 free huge pages";
   QemuSetup made = firmware();
   made.machine_options = ",memory-backend=mem0";
   made.memory = {"-m", "64M", "-object",
                  "memory-backend-memfd,id=mem0,hugetlb=on,share=on,size=64M"};
-  {
-    QemuUnderTest qemu(made);
-    CaptureRig rig(qemu);
-    auto result = rig.run_to_complete();
-    ASSERT_TRUE(result.has_value()) << result.error().message;
-    EXPECT_EQ(rig.capture->state().layout.blocks().at(0).backing_page_bytes, 2 * kMiB);
-    EXPECT_EQ(rig.difference({"mem0", kLowMemory, kLowMemory, 63 * kMiB}), "");
-    EXPECT_TRUE(rig.capture->commit_source().has_value());
-  }
-  std::ofstream("/proc/sys/vm/nr_hugepages") << "0";
+  QemuUnderTest qemu(made);
+  CaptureRig rig(qemu);
+  auto result = rig.run_to_complete();
+  ASSERT_TRUE(result.has_value()) << result.error().message;
+  EXPECT_EQ(rig.capture->state().layout.blocks().at(0).backing_page_bytes, 2 * kMiB);
+  EXPECT_EQ(rig.difference({"mem0", kLowMemory, kLowMemory, 63 * kMiB}), "");
+  EXPECT_TRUE(rig.capture->commit_source().has_value());
 }
 
 TEST_P(QemuCaptureInterop, CapabilitiesOfTheUserAreRefusedAndLeftAlone) {

@@ -21,6 +21,7 @@ Ends with exit code 1 and the reason if one of the statements does not hold.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
+import huge_pages  # noqa: E402
 import machine  # noqa: E402
 import processes  # noqa: E402
 from damage import flip_bit  # noqa: E402
@@ -39,8 +41,7 @@ from pf_guest import Config, Guest  # noqa: E402
 from qmp import Qmp  # noqa: E402
 from statements import expect  # noqa: E402
 
-HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
-HUGE_PAGE_KIB = 2048
+HUGE_PAGE_KIB = huge_pages.BYTES // 1024
 
 
 def wait_for_monitor(qmp_path):
@@ -144,9 +145,7 @@ def hugetlb(move):
         raise SystemExit("FAIL hugetlb: reserving huge pages needs root")
     memory_kib = move.guest.config.memory_kib(move.guest.accelerator)
     expect(memory_kib % HUGE_PAGE_KIB == 0, "the guest's memory is a multiple of 2 MiB")
-    before = HUGE_PAGES.read_text()
-    HUGE_PAGES.write_text(str(int(before) + memory_kib // HUGE_PAGE_KIB))
-    try:
+    with huge_pages.reserved(memory_kib // HUGE_PAGE_KIB), contextlib.closing(move.guest):
         move.capture()
         move.start_destination(
             "-machine", "memory-backend=pc.ram", "-object",
@@ -157,9 +156,6 @@ def hugetlb(move):
         process.wait()
         move.end(move.serve("attach"))
         expect_sound_guest(move.guest)
-    finally:
-        move.guest.close()
-        HUGE_PAGES.write_text(before)
 
 
 def kill(move):

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "fakes/hook_vmm.h"
@@ -292,6 +293,8 @@ TEST_F(HookPeerTest, SilenceDoesNotKeepOthersOut) {
 TEST_F(HookPeerTest, AFloodOfConnectionsDoesNotKeepOthersOut) {
   std::vector<UniqueFd> flood;
   for (int i = 0; i < 300; ++i) flood.push_back(connect());
+  raw_ = connect();
+  greet(Role::observer);  // at once: later, those before it have been silent for too long
   const auto mover = vmm_.connect(Role::mover);
   ASSERT_NE(mover, nullptr);
   for (int i = 0; i < 300; ++i) flood.push_back(connect());

@@ -284,6 +284,7 @@ void HookServer::note_done(const Turn& turn) {
     case Type::load_state:
       return guest_.loaded(turn.request.attempt_id);
     case Type::resident:
+      work_.incoming()->close();
       told_.push_back(Care::tell_resident);
       return guest_.became_resident();
     default:

@@ -25,7 +25,7 @@ class HookWork {
   const HookConfig& config() const { return config_; }
   const HookSegment& segment() const { return segment_; }
   // nullptr for a VMM that was not started as incoming.
-  const IncomingMemory* incoming() const { return incoming_.get(); }
+  IncomingMemory* incoming() { return incoming_.get(); }
 
   WorkOutcome track();
   WorkOutcome collect();

@@ -159,9 +159,13 @@ Result<void> IncomingMemory::finish() {
       return syscall_error("UFFDIO_UNREGISTER", fmt::format("slot '{}'", slot.name));
     }
   }
-  userfault_.reset();
   missing_.store(false);
   return {};
+}
+
+void IncomingMemory::close() {
+  const std::lock_guard lock(closing_);
+  userfault_.reset();
 }
 
 // What the kernel says that it placed, or a negative number.

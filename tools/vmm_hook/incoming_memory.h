@@ -27,11 +27,13 @@ class IncomingMemory {
   static Result<std::unique_ptr<IncomingMemory>> prepare(const HookConfig& config);
 
   bool are_missing() const { return missing_.load(); }
-  // For pagers; as long as pages are missing.
+  // For pagers; until close().
   int descriptor() const { return userfault_.get(); }
 
   // Every page is there: it ends waiting for them. Errors: vmm (pages are missing; says which and where), io.
   Result<void> finish();
+  // After finish(), on the thread that hands the descriptor out: the number may be another file's afterwards.
+  void close();
   // Bytes that are there, roughly: only to see whether they become more.
   std::uint64_t bytes_there() const;
 
