@@ -1,5 +1,5 @@
 // TouchRecord: which pages a guest touched first after a restore, in that order: what the next restore of the same VM prefetches first
-// (PrefetchOrder::recorded). Kept beside the image as a small file (docs/touch-record-format.md); where, is the caller's business.
+// (PrefetchOrder::recorded). Kept on the store as a small file (docs/touch-record-format.md); where, is the caller's business.
 //
 // Only a hint: a wrong or missing record costs time, never a page. So whoever cannot decode one goes on without.
 //

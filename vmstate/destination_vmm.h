@@ -21,7 +21,9 @@
 #include <string>
 #include <vector>
 
+#include "pager/memory_layout.h"
 #include "pager/page_supply.h"
+#include "pager/touch_record.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/manifest.h"
@@ -60,6 +62,10 @@ class DestinationVmm {
   virtual bool claims_before_load() const = 0;
   // `prepare_file`: empty where this kind has none.
   virtual Result<void> prepare(std::span<const std::byte> prepare_file, Deadline deadline) = 0;
+  // After prepare(): the guest's RAM blocks.
+  virtual const MemoryLayout& layout() const = 0;
+  // What PrefetchOrder::recorded follows, of this layout; without it that order is as hot. Between prepare() and load().
+  virtual void follow(const TouchRecord& record) = 0;
   // Errors: corrupt, version.
   virtual Result<void> take_state(std::span<const std::byte> state_file) = 0;
   virtual Result<void> load(PageSupply& supply, Deadline deadline) = 0;
@@ -71,6 +77,8 @@ class DestinationVmm {
                                     Deadline deadline) = 0;
   // Errors: corrupt/io (a page could not be proved), gone, canceled.
   virtual Result<void> finish() = 0;
+  // The order of first touches. After finish().
+  virtual const TouchRecord& touches() const = 0;
   virtual void request_stop() = 0;
   virtual RestoreStats stats() const = 0;
 

@@ -37,6 +37,8 @@ class HookDestinationVmm final : public DestinationVmm {
   std::vector<std::string> differences() const override;
   bool claims_before_load() const override { return false; }
   Result<void> prepare(std::span<const std::byte>, Deadline) override { return {}; }
+  const MemoryLayout& layout() const override { return restore_->vm().layout; }
+  void follow(const TouchRecord& record) override { restore_->follow(record); }
   Result<void> take_state(std::span<const std::byte> state_file) override;
   Result<void> load(PageSupply& supply, Deadline deadline) override;
   Result<void> resume(std::uint64_t epoch, Deadline deadline) override;
@@ -45,6 +47,7 @@ class HookDestinationVmm final : public DestinationVmm {
   Result<void> announce(Deadline) override { return {}; }
   Result<void> add_forwards(const std::vector<HostForward>&, Deadline) override { return {}; }
   Result<void> finish() override { return restore_->finish(); }
+  const TouchRecord& touches() const override { return restore_->touches(); }
   void request_stop() override;
   RestoreStats stats() const override { return restore_ ? restore_->stats() : RestoreStats{}; }
   void end() override;

@@ -40,6 +40,7 @@ Result<void> HookRestore::serve(PageSupply& supply, Deadline deadline) {
   UserfaultPageInOptions options;
   options.tell_interval = kTellInterval;
   options.page_in.order = order_;
+  options.page_in.recorded = std::move(recorded_);
   PF_ASSIGN(page_in_, UserfaultPageIn::make(std::move(userfault), vm.layout, supply, nullptr,
                                             options, clock_));
   page_in_->hold_prefetch();
@@ -100,6 +101,11 @@ Result<void> HookRestore::finish() {
     return fail(Errc::gone, fmt::format("VMM {} has ended", client_->vm().pid));
   }
   return client_->resident(Deadline::after(clock_, kResidentBound));
+}
+
+const TouchRecord& HookRestore::touches() const {
+  PF_CHECK(page_in_ != nullptr && served_.has_value());
+  return page_in_->touches();
 }
 
 RestoreStats HookRestore::stats() const {

@@ -18,8 +18,10 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "pager/page_supply.h"
+#include "pager/touch_record.h"
 #include "pager/userfault_page_in.h"
 #include "transport/cancel_signal.h"
 #include "transport/os/clock.h"
@@ -41,6 +43,8 @@ class HookRestore {
 
   const HookVm& vm() const { return client_->vm(); }
 
+  // What PrefetchOrder::recorded follows, of a guest with these blocks; without it that order is as hot. Before serve().
+  void follow(const TouchRecord& record) { recorded_ = record.runs(); }
   // Errors: invalid (the image has other blocks), gone, vmm. Called once.
   Result<void> serve(PageSupply& supply, Deadline deadline);
   // Errors: invalid (the state is of another machine), vmm (the VMM refused), gone.
@@ -50,6 +54,8 @@ class HookRestore {
   void begin_prefetch();
   // Errors: corrupt/io (a page could not be proved: who waits for it waits), gone, canceled.
   Result<void> finish();
+  // The order of first touches. After finish().
+  const TouchRecord& touches() const;
   void request_stop() { stop_.cancel(); }
   RestoreStats stats() const;
 
@@ -58,6 +64,7 @@ class HookRestore {
 
   std::unique_ptr<HookClient> client_;
   const PrefetchOrder order_;
+  std::vector<PageRun> recorded_;
   const Clock& clock_;
   UniqueFd process_;
   CancelSignal stop_;

@@ -23,6 +23,8 @@ class QemuDestinationVmm final : public DestinationVmm {
   std::vector<std::string> differences() const override;
   bool claims_before_load() const override;
   Result<void> prepare(std::span<const std::byte> prepare_file, Deadline deadline) override;
+  const MemoryLayout& layout() const override { return state_.layout; }
+  void follow(const TouchRecord& record) override { restore_->follow(record); }
   Result<void> take_state(std::span<const std::byte> state_file) override;
   Result<void> load(PageSupply& supply, Deadline deadline) override;
   Result<void> resume(std::uint64_t epoch, Deadline deadline) override;
@@ -30,6 +32,7 @@ class QemuDestinationVmm final : public DestinationVmm {
   Result<void> announce(Deadline deadline) override { return restore_->announce_self(deadline); }
   Result<void> add_forwards(const std::vector<HostForward>& forwards, Deadline deadline) override;
   Result<void> finish() override { return restore_->finish(); }
+  const TouchRecord& touches() const override { return restore_->touches(); }
   void request_stop() override;
   RestoreStats stats() const override { return restore_ ? restore_->stats() : RestoreStats{}; }
   void end() override;

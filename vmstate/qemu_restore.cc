@@ -144,8 +144,10 @@ Unexpected RealQemuRestore::explain(Error error, Deadline deadline) {
   return Unexpected(std::move(error));
 }
 
-PageInOptions RealQemuRestore::page_in_options() const {
+PageInOptions RealQemuRestore::page_in_options() {
   return {.order = options_.order,
+          .recorded = std::move(recorded_),
+          .recording = TouchRecording::on,
           .prefetch_bytes_in_flight_max = options_.prefetch_bytes_in_flight_max,
           .prefetch_bandwidth_bytes_per_s = options_.prefetch_bandwidth_bytes_per_s};
 }
@@ -228,6 +230,7 @@ Result<void> RealQemuRestore::finish() {
   if (!prefetch_begun_) begin_prefetch(GuestIs::paused);
   const auto event = loop_->wait(QemuRestoreLoop::Event::all_received, Deadline::never());
   if (event != QemuRestoreLoop::Event::all_received) return loop_failure(*event);
+  touches_ = loop_->touches();
   PF_TRY(wait_until_completed(Deadline::after(clock_, kCompleteBound)));
   return leave_nothing_behind();
 }

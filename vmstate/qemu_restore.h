@@ -28,6 +28,7 @@
 
 #include "pager/page_supply.h"
 #include "pager/prefetch_order.h"
+#include "pager/touch_record.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "vmstate/device_state.h"
@@ -76,6 +77,8 @@ class QemuRestore {
   // `state` needs machine_type, configuration and layout only. Errors: vmm (with QEMU's words),
   // timeout, gone.
   virtual Result<void> prepare(const QemuState& state, Deadline deadline) = 0;
+  // What PrefetchOrder::recorded follows, of a guest with these blocks; without it that order is as hot. Before load_devices().
+  virtual void follow(const TouchRecord& record) = 0;
   // `state` now complete. The supply's layout must equal the prepared one, else invalid.
   virtual Result<void> load_devices(const QemuState& state, PageSupply& supply,
                                     Deadline deadline) = 0;
@@ -93,6 +96,8 @@ class QemuRestore {
   // message names block, offset, gpa-like index), gone (destination QEMU ended), canceled. After an
   // error the destination's guest waits (postcopy-paused), it never reads a wrong page.
   virtual Result<void> finish() = 0;
+  // The order of first touches. After finish().
+  virtual const TouchRecord& touches() const = 0;
   virtual void request_stop() = 0;
   virtual RestoreStats stats() const = 0;
 };

@@ -31,12 +31,14 @@ class RealQemuRestore final : public QemuRestore {
       : map_(std::move(map)), qemu_version_(map_->qemu_version), options_(std::move(options)) {}
 
   Result<void> prepare(const QemuState& state, Deadline deadline) override;
+  void follow(const TouchRecord& record) override { recorded_ = record.runs(); }
   Result<void> load_devices(const QemuState& state, PageSupply& supply, Deadline deadline) override;
   Result<void> attach(const QemuState& state, PageSupply& supply, Deadline deadline) override;
   void use_monitor(QmpClient& qmp) override { qmp_ = &qmp; }
   void begin_prefetch(GuestIs guest) override;
   Result<void> announce_self(Deadline deadline) override;
   Result<void> finish() override;
+  const TouchRecord& touches() const override { return touches_; }
   void request_stop() override;
   RestoreStats stats() const override;
 
@@ -49,7 +51,7 @@ class RealQemuRestore final : public QemuRestore {
   Result<void> expect_pong(std::uint32_t value, Deadline deadline);
   Result<std::string> migration_status(Deadline deadline);
   Unexpected explain(Error error, Deadline deadline);
-  PageInOptions page_in_options() const;
+  PageInOptions page_in_options();
   enum class FirstPace : std::uint8_t { held, full };
   Result<void> start_loop(PageSupply& supply, SentMap sent, FirstPace pace);
   Result<void> wait_until_paused(Deadline deadline);
@@ -83,6 +85,8 @@ class RealQemuRestore final : public QemuRestore {
   std::vector<PageRun> early_requests_;  // came before the loop
   bool already_completed_ = false;       // attach() found nothing left to do
   bool prefetch_begun_ = false;
+  std::vector<PageRun> recorded_;  // until the loop has it
+  TouchRecord touches_;            // the loop's, when it has ended
   std::unique_ptr<QemuRestoreLoop> loop_;
 
   // for the methods that any thread may call:

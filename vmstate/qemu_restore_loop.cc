@@ -49,7 +49,7 @@ QemuRestoreLoop::QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader
       memory_outlet_(outlet_into(memory_, layout)),
       page_in_(supply, layout, std::move(sent),
                memory_outlet_ ? static_cast<PageOutlet&>(*memory_outlet_) : channels_, clock_,
-               options) {}
+               std::move(options)) {}
 
 Result<std::unique_ptr<QemuRestoreLoop>> QemuRestoreLoop::make(
     QemuPageChannels channels, QemuReturnPathReader return_path, PageSupply& supply,
@@ -64,7 +64,7 @@ Result<std::unique_ptr<QemuRestoreLoop>> QemuRestoreLoop::make(
   }
   std::unique_ptr<QemuRestoreLoop> loop(
       new QemuRestoreLoop(std::move(channels), std::move(return_path), supply, layout,
-                          std::move(sent), options, std::move(memory)));
+                          std::move(sent), std::move(options), std::move(memory)));
   PF_TRY(loop->open_epoll());
   return loop;
 }

@@ -68,6 +68,8 @@ class QemuRestoreLoop {
   // Ends the thread soon; wait() then returns failed with Errc::canceled.
   void request_stop();
 
+  // The order of first touches. After the event all_received, behind which the loop touches no page.
+  const TouchRecord& touches() const { return page_in_.touches(); }
   const PageInCounters& counters() const { return page_in_.counters(); }
   const LatencyHistogram& fault_latency() const { return page_in_.fault_latency(); }
 

@@ -132,6 +132,61 @@ def anonymous(rig):
         expect_moved(rig, vm, rig.run(vm, "migrate"))
 
 
+def touched_record(rig, vm):
+    """The order of first touches that a move left in the VM's directory on the store."""
+    record = rig.store / vm.name / leftovers.TOUCHES
+    expect(record.is_file(), "the order of first touches is on the store")
+    expect(record.stat().st_mode & 0o777 == 0o600, "it is for its owner only")
+    unfinished = leftovers.temporary_files(rig.store)
+    expect(not unfinished, f"nothing unfinished is beside it {unfinished}")
+    return record
+
+
+def warnings_of(outcome):
+    return [value["text"] for _, value in outcome.objects if value["event"] == "warning"]
+
+
+def recorded(rig):
+    """A move prefetches in the order of first touches that the move before left; without one, or
+    with one that is damaged, it says so and prefetches as hot."""
+    vm = rig.vm()
+    first = rig.run(vm, "migrate", "--prefetch", "recorded")
+    expect_moved(rig, vm, first)
+    expect(first.final["prefetch"]["order"] == "hot", f"none is there yet: {first.final}")
+    told = [text for text in warnings_of(first) if "not 'recorded'" in text]
+    expect(len(told) == 1, f"that is said once: {warnings_of(first)}")
+    expect_moved(rig, vm, rig.run(vm, "migrate", "--prefetch", "linear"))
+    record = touched_record(rig, vm)
+    outcome = rig.run(vm, "migrate", "--prefetch", "recorded")
+    expect_moved(rig, vm, outcome)
+    expect(outcome.final["prefetch"]["order"] == "recorded", f"it is used: {outcome.final}")
+    told = [text for text in warnings_of(outcome) if "'recorded'" in text]
+    expect(not told, f"nothing is wrong with it: {told}")
+    touched_record(rig, vm)
+    record.write_bytes(record.read_bytes()[:-1])
+    outcome = rig.run(vm, "migrate", "--prefetch", "recorded")
+    expect_moved(rig, vm, outcome)
+    expect(outcome.final["prefetch"]["order"] == "hot", f"a damaged one is not: {outcome.final}")
+    told = [text for text in warnings_of(outcome) if "record of first touches" in text]
+    expect(len(told) == 1, f"and it is said why: {warnings_of(outcome)}")
+
+
+def touches_not_kept(rig):
+    """A store that does not take the order of first touches costs a warning, not the move."""
+    vm = rig.vm()
+    expect_moved(rig, vm, rig.run(vm, "migrate", "--prefetch", "linear"))
+    record = touched_record(rig, vm)
+    record.unlink()
+    (record / "in the way").mkdir(parents=True)
+    outcome = rig.run(vm, "migrate", "--prefetch", "linear")
+    expect_code(outcome, 0)
+    vm.runs_at(outcome.final["destination"])
+    told = [text for text in warnings_of(outcome) if "was not kept" in text]
+    expect(len(told) == 1, f"that is said once: {warnings_of(outcome)}")
+    shutil.rmtree(record)
+    expect_moved(rig, vm, rig.run(vm, "migrate"))
+
+
 def send_and_receive(rig):
     """The two halves apart: after send nobody runs the guest, receive runs it."""
     vm = rig.vm()
@@ -301,6 +356,8 @@ CASES = {
     for case in (
         two_moves,
         anonymous,
+        recorded,
+        touches_not_kept,
         send_and_receive,
         abort_before_commit,
         abort_after_commit,

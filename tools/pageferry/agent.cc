@@ -195,8 +195,8 @@ ExitCode Agent::serve() {
         finished.error().code == Errc::corrupt || finished.error().code == Errc::io;
     return report(finished.error(), corrupt ? ExitCode::state_lost : ExitCode::recoverable);
   }
-  if (auto freed = migration_->free_image(); !freed) {
-    tell({{"type", "warning"}, {"text", image_stays_text(freed.error())}});
+  for (const std::string& warning : migration_->settle()) {
+    tell({{"type", "warning"}, {"text", warning}});
   }
   nlohmann::json resident = migration_->restore_json();
   resident["type"] = "resident";

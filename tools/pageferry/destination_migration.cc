@@ -9,6 +9,7 @@
 #include "tools/pageferry/attempt_files.h"
 #include "tools/pageferry/option_names.h"
 #include "tools/pageferry/ticker.h"
+#include "tools/pageferry/touch_file.h"
 #include "vmstate/qemu_spawn.h"
 #include "vmstate/run_directory.h"
 
@@ -64,8 +65,21 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
   if (auto done = vmm_->prepare(prepare_file, Deadline::after(clock_, kLoadBound)); !done) {
     return in_file(std::move(done).error(), kPrepareFileName);
   }
+  follow_record();
   PF_ASSIGN(prepared_reading_.memory, PageReadMemory::make_populated(PageFileReaderOptions{}));
   return common_.fail_points.hit("destination.prepared");
+}
+
+// Now, while the source still runs: nothing of it is left for the blackout.
+void DestinationMigration::follow_record() {
+  order_ = options_.order;
+  if (order_ != PrefetchOrder::recorded) return;
+  const auto record = read_touch_file(hand_off_.directory(), vmm_->layout());
+  if (record && *record) return vmm_->follow(**record);
+  order_ = PrefetchOrder::hot;
+  why_not_recorded_ =
+      fmt::format("prefetch order 'hot', not 'recorded': {}",
+                  record ? "no earlier move of this VM left a record" : record.error().message);
 }
 
 // A file that cannot be believed is named.
@@ -206,6 +220,19 @@ Result<void> DestinationMigration::finish(
   return {};
 }
 
+std::vector<std::string> DestinationMigration::settle() {
+  std::vector<std::string> warnings;
+  if (!why_not_recorded_.empty()) warnings.push_back(why_not_recorded_);
+  // The only harm: the next move does not know what this guest touches first.
+  auto kept = write_touch_file(hand_off_.directory(), vmm_->touches(), vmm_->layout());
+  if (!kept) {
+    warnings.push_back(fmt::format(
+        "the order in which the guest touched its pages was not kept: {}", kept.error().message));
+  }
+  if (auto freed = free_image(); !freed) warnings.push_back(image_stays_text(freed.error()));
+  return warnings;
+}
+
 Result<void> DestinationMigration::free_image() {
   PF_TRY(hand_off_.resident(epoch_));
   if (options_.keep == KeepImage::yes) return {};
@@ -248,7 +275,8 @@ nlohmann::json DestinationMigration::restore_json() const {
                     {"p99-us", stats.fault_p99_us},
                     {"max-us", stats.fault_max_us}};
   const double asked = static_cast<double>(stats.faults + stats.faults_already_sent);
-  json["prefetch"] = {{"pages", stats.pages_prefetched},
+  json["prefetch"] = {{"order", name_of(kPrefetchOrderNames, order_)},
+                      {"pages", stats.pages_prefetched},
                       {"hit-rate", sent == 0 ? 0.0 : 1.0 - asked / static_cast<double>(sent)}};
   json["placement"] = name_of(kPlacementNames, stats.placement);
   if (resident_at_ != Nanoseconds(0)) json["time-to-resident"] = to_ms(resident_at_ - resumed_at_);

@@ -5,7 +5,7 @@
 //                 with the source's machine
 //   take_over()   image and device state read and proved, loaded, owner.N+1, running.N+1, `cont`
 //   finish()      pages on demand and prefetched until all are there
-//   free_image()  resident.N+1; the image is removed unless it is to be kept
+//   settle()      what the next move can use; resident.N+1; the image is removed unless it is to be kept
 //   discard()     ends the VMM that never ran
 //
 // Knows no source process: what it needs is in the attempt's directory and in the records.
@@ -19,6 +19,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "pager/page_file_reader.h"
 #include "tools/pageferry/attempt_files.h"
@@ -65,9 +66,10 @@ class DestinationMigration {
   // Tells the network where the guest is now (gratuitous ARP). After take_over(), off the downtime.
   Result<void> announce();
   Result<void> finish(const std::function<void(const nlohmann::json&)>& on_progress);
-  // After finish(): says in the records that the image is not needed any more, and removes it unless
-  // it is to be kept. An error is no harm to the guest: the image stays until a later move.
-  Result<void> free_image();
+  // After finish(): the order of first touches goes onto the store, for the next restore; the records say that the image is not needed
+  // any more, and it is removed unless it is to be kept. Nothing of it can harm the guest, so what failed, and what was otherwise than
+  // asked for, is told as warnings.
+  std::vector<std::string> settle();
   // Puts host forwards of user-mode networks back, once the source that held the ports has ended.
   Result<void> add_forwards(const std::vector<HostForward>& forwards);
   void discard();
@@ -83,6 +85,8 @@ class DestinationMigration {
  private:
   Result<void> start_vmm();
   Unexpected in_file(Error error, const char* file_name) const;
+  void follow_record();
+  Result<void> free_image();
   Result<void> open_image();
   Result<void> load_devices();
   Result<void> check_vmm_lives() const;
@@ -103,6 +107,8 @@ class DestinationMigration {
   std::unique_ptr<DestinationVmm> vmm_;
   std::unique_ptr<StorageFile> unfinished_pages_;
   PageReadPreparation prepared_reading_;
+  PrefetchOrder order_ = PrefetchOrder::hot;  // in use
+  std::string why_not_recorded_;              // empty: it is, or was not asked for
   Epoch epoch_{0};
   bool loaded_ = false;
   bool ran_ = false;

@@ -15,10 +15,11 @@
 
 namespace pageferry {
 
-inline constexpr std::array<std::pair<std::string_view, PrefetchOrder>, 3> kPrefetchOrderNames{
+inline constexpr std::array<std::pair<std::string_view, PrefetchOrder>, 4> kPrefetchOrderNames{
     {{"none", PrefetchOrder::none},
      {"linear", PrefetchOrder::linear},
-     {"hot", PrefetchOrder::hot}}};
+     {"hot", PrefetchOrder::hot},
+     {"recorded", PrefetchOrder::recorded}}};
 inline constexpr std::array<std::pair<std::string_view, PagePlacement>, 3> kPlacementNames{
     {{"auto", PagePlacement::automatic},
      {"direct", PagePlacement::direct},

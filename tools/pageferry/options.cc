@@ -99,7 +99,9 @@ void add_source(CLI::App& app, RawOptions& raw) {
 }
 
 void add_destination(CLI::App& app, RawOptions& raw) {
-  app.add_option("--prefetch", raw.prefetch, "order: none, linear or hot")
+  app.add_option("--prefetch", raw.prefetch,
+                 "order: none, linear, hot or recorded (as the guest touched them "
+                 "after its last move)")
       ->check(CLI::IsMember(words_of(kPrefetchOrderNames)));
   app.add_option("--placement", raw.placement,
                  "how pages get into QEMU's memory: auto, direct (its userfaultfd) or stream")
@@ -286,6 +288,10 @@ Result<Command> firecracker_of(const RawOptions& raw) {
     return fail(Errc::invalid, "--firecracker needs --memory-file or --page-file");
   }
   command.order = find_named(kPrefetchOrderNames, raw.prefetch).value();
+  if (command.order == PrefetchOrder::recorded) {
+    return fail(Errc::invalid,
+                "--prefetch recorded needs a record on a store: not with --firecracker");
+  }
   return Command(std::move(command));
 }
 

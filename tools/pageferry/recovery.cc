@@ -469,9 +469,7 @@ Result<Recovery::Verdict> Recovery::load_and_run(const Decision& decision) {
   }
   PF_TRY(migration_->finish(
       [this](const nlohmann::json& progress) { reporter_.progress("page-in", progress); }));
-  if (auto freed = migration_->free_image(); !freed) {
-    reporter_.warning(image_stays_text(freed.error()));
-  }
+  for (const std::string& warning : migration_->settle()) reporter_.warning(warning);
   const nlohmann::json figures = migration_->restore_json();
   for (const auto& [key, value] : figures.items()) result_[key] = value;
   return Verdict{Round::finished, ExitCode::done};

@@ -130,6 +130,12 @@ TEST(Options, PrefetchOrderIsUnderstood) {
   EXPECT_EQ(migrate_with({"--prefetch", "linear"}).destination.order, PrefetchOrder::linear);
 }
 
+TEST(Options, TheRecordedOrderIsForVmsOnAStoreOnly) {
+  EXPECT_EQ(migrate_with({"--prefetch", "recorded"}).destination.order, PrefetchOrder::recorded);
+  EXPECT_FALSE(parse({"receive", "--firecracker", "/s/uffd", "--page-file", "/s/pages",
+                      "--prefetch", "recorded"}));
+}
+
 TEST(Options, PlacementIsAutomaticUnlessGiven) {
   EXPECT_EQ(migrate_with({}).destination.placement, PagePlacement::automatic);
 }
