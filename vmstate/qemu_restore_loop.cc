@@ -31,6 +31,11 @@ std::optional<UserfaultOutlet> outlet_into(const std::optional<QemuMemoryAccess>
   return UserfaultOutlet(layout, memory->block_addresses());
 }
 
+std::optional<ListeningOutlet> listening_at(std::optional<UserfaultOutlet>& outlet) {
+  if (!outlet) return std::nullopt;
+  return ListeningOutlet(*outlet);
+}
+
 void ring(const UniqueFd& event) {
   const std::uint64_t one = 1;
   // Fails only when the counter is full: then it is signalled already.
@@ -47,8 +52,9 @@ QemuRestoreLoop::QemuRestoreLoop(QemuPageChannels channels, QemuReturnPathReader
       return_path_(std::move(return_path)),
       memory_(std::move(memory)),
       memory_outlet_(outlet_into(memory_, layout)),
+      listening_(listening_at(memory_outlet_)),
       page_in_(supply, layout, std::move(sent),
-               memory_outlet_ ? static_cast<PageOutlet&>(*memory_outlet_) : channels_, clock_,
+               listening_ ? static_cast<PageOutlet&>(*listening_) : channels_, clock_,
                std::move(options)) {}
 
 Result<std::unique_ptr<QemuRestoreLoop>> QemuRestoreLoop::make(
@@ -163,9 +169,9 @@ Result<QemuRestoreLoop::Turn> QemuRestoreLoop::turn() {
 }
 
 Result<void> QemuRestoreLoop::read_requests() {
-  if (memory_outlet_) {
+  if (listening_) {
     std::vector<PageRun> faults;
-    PF_TRY(memory_outlet_->read_faults(faults));
+    PF_TRY(listening_->read_faults(faults));
     for (const PageRun& fault : faults) page_in_.request(fault);
   }
   std::vector<qemu_stream::ReturnPathMessage> messages;
@@ -219,7 +225,7 @@ Result<void> QemuRestoreLoop::watch(int fd, bool& watched_for_room, bool full) {
 // How long to sleep while pages are missing; less than a second.
 Nanoseconds QemuRestoreLoop::wait_limit() const {
   if (memory_outlet_ && !memory_outlet_->is_open()) return kLookForMemory;
-  if (page_in_.wants_step()) return Nanoseconds(0);
+  if (page_in_.wants_step() || (listening_ && listening_->has_heard())) return Nanoseconds(0);
   // A channel that was full for the last step and has room by now is watched by nobody: without another look the restore would
   // wait for ever (seen in the 8th and the 18th of many moves in a row).
   const auto wake_at = page_in_.wake_at();

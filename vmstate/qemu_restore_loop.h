@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "pager/listening_outlet.h"
 #include "pager/page_in.h"
 #include "pager/page_supply.h"
 #include "pager/sent_map.h"
@@ -101,7 +102,9 @@ class QemuRestoreLoop {
   QemuPageChannels channels_;
   QemuReturnPathReader return_path_;
   std::optional<QemuMemoryAccess> memory_;
-  std::optional<UserfaultOutlet> memory_outlet_;  // where memory_ is
+  // Where memory_ is:
+  std::optional<UserfaultOutlet> memory_outlet_;
+  std::optional<ListeningOutlet> listening_;
   PageIn page_in_;
 
   UniqueFd epoll_;
