@@ -23,9 +23,9 @@ namespace {
 // 96 KiB. A full array costs one more call and no work twice.
 constexpr std::size_t kRegionsPerScan = 4096;
 constexpr std::string_view kPagemapPath = "/proc/self/pagemap";
-constexpr std::uint64_t kFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
-                                    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | kUserfaultWpUnpopulated |
-                                    kUserfaultWpAsync;
+constexpr std::uint64_t kAsyncFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+                                         UFFD_FEATURE_WP_HUGETLBFS_SHMEM | kUserfaultWpUnpopulated |
+                                         kUserfaultWpAsync;
 
 }  // namespace
 
@@ -42,7 +42,7 @@ Result<void> AsyncWriteProtectSource::begin() {
     reason.value().code = Errc::unsupported;  // no /proc, or a process that may not be looked into
     return reason;
   }
-  PF_ASSIGN(memory_, WriteProtectedMemory::make(layout(), block_addresses_, kFeatures,
+  PF_ASSIGN(memory_, WriteProtectedMemory::make(layout(), block_addresses_, kAsyncFeatures,
                                                 KernelFaults::answered_by_kernel));
   pagemap_ = std::move(pagemap);
   regions_.resize(kRegionsPerScan);

@@ -19,6 +19,9 @@ namespace pageferry {
 inline constexpr unsigned kPageShift = 12;
 inline constexpr std::size_t kPageSizeBytes = std::size_t{1} << kPageShift;
 
+// Where the addresses of any process end, on x86-64 with five levels of page tables.
+inline constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;
+
 // Number of a page in the row of all pages of a VM.
 enum class PageIndex : std::uint64_t {};
 

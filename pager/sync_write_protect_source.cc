@@ -32,7 +32,7 @@ namespace {
 
 constexpr std::size_t kMessagesPerRead = 16;
 constexpr std::uint64_t kPagesPerPiece = 16'384;
-constexpr std::uint64_t kFeatures =
+constexpr std::uint64_t kSyncFeatures =
     UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 
 #ifndef MADV_POPULATE_READ  // 5.14; not in glibc's header of every Debian 12
@@ -71,7 +71,7 @@ Result<void> SyncWriteProtectSource::begin() {
   populate_ = absent_pages_ == AbsentPages::populated || (has & kUserfaultWpUnpopulated) == 0;
   PF_ASSIGN(memory_,
             WriteProtectedMemory::make(layout(), block_addresses_,
-                                       kFeatures | (populate_ ? 0 : kUserfaultWpUnpopulated),
+                                       kSyncFeatures | (populate_ ? 0 : kUserfaultWpUnpopulated),
                                        KernelFaults::answered_by_us));
   failure_.reset();
   unprotected_.mark_all();

@@ -6,8 +6,8 @@
 namespace pageferry {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
-constexpr unsigned kReadsInFlight = 2;  // a demand read waits for no more than these
+constexpr std::size_t kTailPieceBytes = std::size_t{256} << 10;
+constexpr unsigned kTailReadsInFlight = 2;  // a demand read waits for no more than these
 
 }  // namespace
 
@@ -22,7 +22,7 @@ TailCache TailCache::make(const PageFileHeader& header, const CommitRecord& reco
   cache.memory_ = std::move(memory);
   cache.offset_ = header.tail_offset;
   cache.bytes_ = bytes;
-  cache.pieces_.resize((bytes + kPieceBytes - 1) / kPieceBytes);
+  cache.pieces_.resize((bytes + kTailPieceBytes - 1) / kTailPieceBytes);
   return cache;
 }
 
@@ -31,12 +31,12 @@ TailCache::~TailCache() {
 }
 
 std::size_t TailCache::piece_bytes(std::size_t piece) const {
-  return std::min(kPieceBytes, bytes_ - piece * kPieceBytes);
+  return std::min(kTailPieceBytes, bytes_ - piece * kTailPieceBytes);
 }
 
 void TailCache::start_reads(StorageFile& file) {
-  while (next_piece_ < pieces_.size() && in_flight_ < kReadsInFlight) {
-    const std::size_t at = next_piece_ * kPieceBytes;
+  while (next_piece_ < pieces_.size() && in_flight_ < kTailReadsInFlight) {
+    const std::size_t at = next_piece_ * kTailPieceBytes;
     const std::span<std::byte> bytes(memory_.data() + at, piece_bytes(next_piece_));
     const auto submitted =
         file.submit_read(bytes, offset_ + at, kTagBit | next_piece_, IoPriority::demand);
@@ -54,7 +54,7 @@ void TailCache::note_done(const IoDone& done) {
 bool TailCache::expects(std::uint64_t location) const {
   const std::uint64_t at = location * kFileBlockBytes;
   return at >= offset_ && at - offset_ < bytes_ &&
-         pieces_[(at - offset_) / kPieceBytes] == Piece::expected;
+         pieces_[(at - offset_) / kTailPieceBytes] == Piece::expected;
 }
 
 std::optional<std::span<const std::byte>> TailCache::find(std::uint64_t location,
@@ -65,7 +65,8 @@ std::optional<std::span<const std::byte>> TailCache::find(std::uint64_t location
     return std::nullopt;
   }
   const std::size_t at = begin - offset_;
-  for (std::size_t piece = at / kPieceBytes; piece <= (at + bytes - 1) / kPieceBytes; ++piece) {
+  for (std::size_t piece = at / kTailPieceBytes; piece <= (at + bytes - 1) / kTailPieceBytes;
+       ++piece) {
     if (pieces_[piece] != Piece::here) return std::nullopt;
   }
   return std::span<const std::byte>(memory_.data() + at, bytes);

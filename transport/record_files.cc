@@ -33,11 +33,6 @@ Result<void> write_all(int fd, std::string_view bytes, const std::string& subjec
   return {};
 }
 
-Result<void> sync(int fd, const std::string& subject) {
-  if (::fsync(fd) != 0) return syscall_error("fsync", subject);
-  return {};
-}
-
 class PosixRecordFiles final : public RecordFiles {
  public:
   PosixRecordFiles(UniqueFd directory, std::string path)
@@ -49,7 +44,7 @@ class PosixRecordFiles final : public RecordFiles {
                                  kRecordMode));
     if (!file.valid()) return syscall_error("create", subject(name));
     PF_TRY(write_all(file.get(), bytes, subject(name)));
-    return sync(file.get(), subject(name));
+    return sync_descriptor(file.get(), subject(name));
   }
 
   Result<void> link(const std::string& from, const std::string& to) override {
@@ -62,7 +57,7 @@ class PosixRecordFiles final : public RecordFiles {
     return syscall_error("unlink", subject(name));
   }
 
-  Result<void> sync_directory() override { return sync(directory_.get(), path_); }
+  Result<void> sync_directory() override { return sync_descriptor(directory_.get(), path_); }
 
   Result<void> refresh_directory() override {
     struct statx fresh {};
@@ -141,6 +136,11 @@ class PosixRecordFiles final : public RecordFiles {
 };
 
 }  // namespace
+
+Result<void> sync_descriptor(int fd, const std::string& subject) {
+  if (::fsync(fd) != 0) return syscall_error("fsync", subject);
+  return {};
+}
 
 std::unique_ptr<RecordFiles> make_posix_record_files(UniqueFd directory, std::string path) {
   return std::make_unique<PosixRecordFiles>(std::move(directory), std::move(path));

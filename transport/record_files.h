@@ -46,4 +46,7 @@ class RecordFiles {
 // Takes the directory's descriptor (opened O_DIRECTORY); `path` is for messages.
 std::unique_ptr<RecordFiles> make_posix_record_files(UniqueFd directory, std::string path);
 
+// fsync of a file or directory that errors call `subject`.
+Result<void> sync_descriptor(int fd, const std::string& subject);
+
 }  // namespace pageferry

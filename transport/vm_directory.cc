@@ -16,6 +16,8 @@
 #include <charconv>
 #include <utility>
 
+#include "transport/record_files.h"
+
 namespace pageferry {
 namespace {
 
@@ -44,11 +46,6 @@ Result<UniqueFd> open_directory(int parent, const std::string& name, const std::
                             link ? "a symlink, which is never followed here" : "not a directory"));
   }
   return syscall_error("open", subject, open_errno);
-}
-
-Result<void> sync(int fd, const std::string& subject) {
-  if (::fsync(fd) != 0) return syscall_error("fsync", subject);
-  return {};
 }
 
 // Only its owner may enter, and that is us. NFS maps user ids (root_squash), so there the mode has
@@ -157,7 +154,7 @@ Result<VmDirectory> VmDirectory::open(const std::string& store, std::string_view
       return syscall_error("mkdir", path);
     }
     // Also when it was there: its maker may have died before this.
-    PF_TRY(sync(parent.get(), store_path));
+    PF_TRY(sync_descriptor(parent.get(), store_path));
   }
   PF_ASSIGN(UniqueFd directory, open_directory(parent.get(), name, path));
   PF_TRY(check_private(directory.get(), path));
@@ -178,7 +175,7 @@ Result<Attempt> VmDirectory::create_attempt(Epoch epoch) const {
     return syscall_error("mkdir", subject);
   }
   PF_ASSIGN(attempt.directory, open_directory(fd(), attempt.name, subject));
-  PF_TRY(sync(fd(), path_));
+  PF_TRY(sync_descriptor(fd(), path_));
   return attempt;
 }
 
@@ -218,7 +215,7 @@ Result<void> VmDirectory::remove_attempt(std::string_view name) const {
   if (::unlinkat(fd(), attempt->name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
     return syscall_error("rmdir", subject);
   }
-  return sync(fd(), path_);
+  return sync_descriptor(fd(), path_);
 }
 
 }  // namespace pageferry

@@ -33,7 +33,7 @@ namespace pageferry {
 namespace {
 
 // The QEMUs of other users have their directories below: they get through, and see nothing.
-constexpr mode_t kDirectoryMode = 0711;
+constexpr mode_t kLockDirectoryMode = 0711;
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kOthersWriteMask = 0022;
 constexpr std::size_t kContentBytesMax = 64;
@@ -55,7 +55,7 @@ Result<void> check_trusted(int fd, const std::string& subject) {
 Result<UniqueFd> open_run_directory(const std::string& path) {
   std::string plain = path;
   while (plain.size() > 1 && plain.back() == '/') plain.pop_back();
-  const bool made = ::mkdir(plain.c_str(), kDirectoryMode) == 0;
+  const bool made = ::mkdir(plain.c_str(), kLockDirectoryMode) == 0;
   if (!made && errno != EEXIST) return syscall_error("mkdir", plain);
   UniqueFd fd(::open(plain.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   if (!fd.valid()) {
@@ -65,7 +65,7 @@ Result<UniqueFd> open_run_directory(const std::string& path) {
     return syscall_error("open", plain);
   }
   PF_TRY(check_trusted(fd.get(), plain));
-  if (made && ::fchmod(fd.get(), kDirectoryMode) != 0) return syscall_error("chmod", plain);
+  if (made && ::fchmod(fd.get(), kLockDirectoryMode) != 0) return syscall_error("chmod", plain);
   return fd;
 }
 

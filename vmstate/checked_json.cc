@@ -19,7 +19,6 @@ constexpr std::size_t kChecksumDigits = 8;
 constexpr std::size_t kChecksumLineBytes = kChecksumWord.size() + kChecksumDigits + 1;
 constexpr std::size_t kNestingMax = 64;
 constexpr std::size_t kShownKeyBytesMax = 255;
-constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
 
 std::uint32_t checksum_of(std::string_view text) {
   return crc32c(std::as_bytes(std::span(text.data(), text.size())));

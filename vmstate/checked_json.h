@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -19,6 +20,9 @@
 #include "transport/os/error.h"
 
 namespace pageferry {
+
+// Of numbers that name a user, a group or the like.
+inline constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
 
 struct CheckedJsonFormat {
   std::string_view what;  // in messages

@@ -21,7 +21,7 @@ namespace pageferry {
 namespace {
 
 constexpr std::string_view kMagic("PFSTATE\0", 8);
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kDeviceStateVersion = 1;
 constexpr std::size_t kHeaderBytes = 64;
 constexpr std::size_t kHeaderCrcAt = kHeaderBytes - 4;
 constexpr std::size_t kBlockFixedBytes =
@@ -76,7 +76,7 @@ struct Header {
 
 void put_header(Bytes& out, const Header& header) {
   put_text(out, kMagic);
-  put_le(out, kVersion);
+  put_le(out, kDeviceStateVersion);
   put_le(out, header.machine_type_bytes);
   put_le(out, header.configuration_bytes);
   put_le(out, header.blocks);
@@ -105,9 +105,9 @@ Result<Header> get_header(View bytes) {
     return fail(Errc::corrupt, "state file: does not begin with PFSTATE, it is not one of ours");
   }
   const auto version = get_le<std::uint32_t>(bytes, 8);
-  if (version != kVersion) {
+  if (version != kDeviceStateVersion) {
     return fail(Errc::version, fmt::format("state file: version {}, this program reads version {}",
-                                           version, kVersion));
+                                           version, kDeviceStateVersion));
   }
   const auto crc = get_le<std::uint32_t>(bytes, kHeaderCrcAt);
   if (const auto actual = crc32c(bytes.first(kHeaderCrcAt)); actual != crc) {

@@ -15,8 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uint64_t kHugePageSizeBytes = std::uint64_t{2} << 20;
-constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;  // of any process on x86-64
-constexpr std::size_t kNestingMax = 4;                         // an array of flat objects is 2 deep
+constexpr std::size_t kNestingMax = 4;  // an array of flat objects is 2 deep
 
 struct Region {
   std::uint64_t address = 0;

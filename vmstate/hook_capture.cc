@@ -15,7 +15,7 @@
 namespace pageferry {
 namespace {
 
-constexpr Milliseconds kTellInterval{250};
+constexpr Milliseconds kCaptureTellInterval{250};
 constexpr Seconds kTellNotConvergingInterval{1};
 // Between two passes over nearly nothing, while the destination gets ready.
 constexpr int kIdleMs = 20;
@@ -138,7 +138,8 @@ Result<PageOut::LivePass> HookCapture::live_pass() {
     pass_ended_.notify_all();
   });
   std::unique_lock lock(mutex_);
-  while (!pass_ended_.wait_for(lock, kTellInterval, [this] { return pass_result_.has_value(); })) {
+  while (!pass_ended_.wait_for(lock, kCaptureTellInterval,
+                               [this] { return pass_result_.has_value(); })) {
     lock.unlock();
     PF_ASSIGN(const Verdict verdict, tell_progress());
     switch_now_ = verdict == Verdict::switch_now;

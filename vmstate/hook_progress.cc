@@ -11,10 +11,10 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x53474f5250464750;  // "PGFPROGS"
-constexpr std::uint64_t kVersion = 1;
-constexpr std::size_t kMagicWord = 0;
-constexpr std::size_t kVersionWord = 1;
+constexpr std::uint64_t kProgressMagic = 0x53474f5250464750;  // "PGFPROGS"
+constexpr std::uint64_t kProgressVersion = 1;
+constexpr std::size_t kProgressMagicWord = 0;
+constexpr std::size_t kProgressVersionWord = 1;
 constexpr std::size_t kChangesWord = 2;
 constexpr std::size_t kFirstFigure = 4;
 constexpr int kReadsMax = 64;
@@ -43,8 +43,8 @@ Result<HookProgressWriter> HookProgressWriter::make() {
   PF_ASSIGN(UniqueFd memory, make_sealed_memory("pageferry-progress", kHookProgressBytes));
   PF_ASSIGN(SharedMapping mapping,
             SharedMapping::map(memory, kHookProgressBytes, SharedMapping::Access::read_write));
-  mapping.store(kVersionWord, kVersion);
-  mapping.store(kMagicWord, kMagic);
+  mapping.store(kProgressVersionWord, kProgressVersion);
+  mapping.store(kProgressMagicWord, kProgressMagic);
   PF_TRY(seal_for_other_writers(memory));
   return HookProgressWriter(std::move(memory), std::move(mapping));
 }
@@ -63,14 +63,14 @@ Result<HookProgressReader> HookProgressReader::open(const UniqueFd& memory) {
   PF_TRY(check_sealed_memory("the pager's progress", memory, kHookProgressBytes, Sealed::size));
   PF_ASSIGN(SharedMapping mapping,
             SharedMapping::map(memory, kHookProgressBytes, SharedMapping::Access::read_only));
-  const std::uint64_t magic = mapping.load(kMagicWord);
-  const std::uint64_t version = mapping.load(kVersionWord);
-  if (magic != kMagic) {
+  const std::uint64_t magic = mapping.load(kProgressMagicWord);
+  const std::uint64_t version = mapping.load(kProgressVersionWord);
+  if (magic != kProgressMagic) {
     return fail(Errc::invalid, fmt::format("the pager's progress begins with {:#x}", magic));
   }
-  if (version != kVersion) {
-    return fail(Errc::version,
-                fmt::format("the pager's progress has version {}, we read {}", version, kVersion));
+  if (version != kProgressVersion) {
+    return fail(Errc::version, fmt::format("the pager's progress has version {}, we read {}",
+                                           version, kProgressVersion));
   }
   return HookProgressReader(std::move(mapping));
 }

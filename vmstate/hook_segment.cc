@@ -12,12 +12,12 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x544d474553464750;  // "PGFSEGMT"
-constexpr std::uint64_t kVersion = 1;
+constexpr std::uint64_t kSegmentMagic = 0x544d474553464750;  // "PGFSEGMT"
+constexpr std::uint64_t kSegmentVersion = 1;
 constexpr std::size_t kWordsPerPage = kPageSizeBytes / sizeof(std::uint64_t);
 enum HeaderWord : std::size_t {
-  kMagicWord,
-  kVersionWord,
+  kSegmentMagicWord,
+  kSegmentVersionWord,
   kPagesWord,
   kDirtyAtWord,
   kRemovedAtWord,
@@ -45,8 +45,8 @@ Result<HookSegment> HookSegment::make(std::uint64_t pages) {
   PF_ASSIGN(const UniqueFd memory, make_sealed_memory("pageferry-hook", bytes));
   PF_ASSIGN(SharedMapping mapping,
             SharedMapping::map(memory, bytes, SharedMapping::Access::read_write));
-  mapping.store(kMagicWord, kMagic);
-  mapping.store(kVersionWord, kVersion);
+  mapping.store(kSegmentMagicWord, kSegmentMagic);
+  mapping.store(kSegmentVersionWord, kSegmentVersion);
   mapping.store(kPagesWord, pages);
   mapping.store(kDirtyAtWord, dirty_at());
   mapping.store(kRemovedAtWord, removed_at(pages));
@@ -74,13 +74,13 @@ Result<HookSegmentView> HookSegmentView::open(const UniqueFd& memory, std::uint6
   PF_TRY(check_sealed_memory("the hook's segment", memory, bytes, Sealed::size));
   PF_ASSIGN(SharedMapping mapping,
             SharedMapping::map(memory, bytes, SharedMapping::Access::read_only));
-  if (mapping.load(kMagicWord) != kMagic) {
-    return fail(Errc::invalid,
-                fmt::format("the hook's segment begins with {:#x}", mapping.load(kMagicWord)));
+  if (mapping.load(kSegmentMagicWord) != kSegmentMagic) {
+    return fail(Errc::invalid, fmt::format("the hook's segment begins with {:#x}",
+                                           mapping.load(kSegmentMagicWord)));
   }
-  if (mapping.load(kVersionWord) != kVersion) {
+  if (mapping.load(kSegmentVersionWord) != kSegmentVersion) {
     return fail(Errc::version, fmt::format("the hook's segment has version {}, we read {}",
-                                           mapping.load(kVersionWord), kVersion));
+                                           mapping.load(kSegmentVersionWord), kSegmentVersion));
   }
   if (mapping.load(kPagesWord) != pages || mapping.load(kDirtyAtWord) != dirty_at() ||
       mapping.load(kRemovedAtWord) != removed_at(pages)) {

@@ -16,7 +16,7 @@
 namespace pageferry {
 namespace {
 
-constexpr Seconds kConnectBound{5};
+constexpr Seconds kHookConnectBound{5};
 constexpr Seconds kRequestBound{30};
 constexpr std::string_view kNoUuid = "00000000-0000-0000-0000-000000000000";
 
@@ -42,7 +42,7 @@ Result<std::unique_ptr<HookSourceVmm>> HookSourceVmm::connect(const std::string&
                                                               const Clock& clock) {
   const auto role = use == VmmUse::move ? HookClient::Role::mover : HookClient::Role::observer;
   PF_ASSIGN(std::unique_ptr<HookClient> client,
-            HookClient::connect(socket, role, Deadline::after(clock, kConnectBound)));
+            HookClient::connect(socket, role, Deadline::after(clock, kHookConnectBound)));
   const HookVm& vm = client->vm();
   SourceFacts facts;
   facts.name = name.empty() ? vm.name : name;

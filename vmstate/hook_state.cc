@@ -18,7 +18,7 @@ using View = std::span<const std::byte>;
 constexpr std::size_t kHeaderBytes = 32;
 constexpr std::size_t kHeaderCrcOffset = 28;
 constexpr std::size_t kCrcBytes = 4;
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kHookStateVersion = 1;
 constexpr std::string_view kMagic("PFHKSTAT", 8);
 
 Unexpected corrupt(std::string_view what) {
@@ -32,7 +32,7 @@ std::vector<std::byte> encode_hook_state(std::string_view machine, View state) {
   const std::span<std::byte> bytes(out);
   const auto magic = std::as_bytes(std::span(kMagic));
   std::copy(magic.begin(), magic.end(), out.begin());
-  store_le(bytes, 8, kVersion);
+  store_le(bytes, 8, kHookStateVersion);
   store_le(bytes, 12, static_cast<std::uint32_t>(machine.size()));
   store_le(bytes, 16, std::uint64_t{state.size()});
   store_le(bytes, kHeaderCrcOffset, crc32c(bytes.first(kHeaderCrcOffset)));
@@ -51,9 +51,9 @@ Result<HookDeviceState> decode_hook_state(View bytes) {
   const auto magic = std::as_bytes(std::span(kMagic));
   if (!std::equal(magic.begin(), magic.end(), bytes.begin())) return corrupt("wrong magic");
   const auto version = load_le<std::uint32_t>(bytes, 8);
-  if (version != kVersion) {
-    return fail(Errc::version,
-                fmt::format("hook state file: version {}, known is {}", version, kVersion));
+  if (version != kHookStateVersion) {
+    return fail(Errc::version, fmt::format("hook state file: version {}, known is {}", version,
+                                           kHookStateVersion));
   }
   if (load_le<std::uint32_t>(bytes, kHeaderCrcOffset) != crc32c(bytes.first(kHeaderCrcOffset))) {
     return corrupt("wrong checksum of the header");

@@ -25,7 +25,6 @@ constexpr CheckedJsonFormat kFormat = {.what = "manifest",
 constexpr std::size_t kNameBytesMax = 255;
 constexpr std::size_t kUuidBytes = 36;
 constexpr std::size_t kAttemptBytesMax = 64;
-constexpr std::uint64_t kIdMax = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
 
 json source_to_json(const VmManifest& manifest) {

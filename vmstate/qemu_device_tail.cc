@@ -27,7 +27,6 @@ namespace pageferry::qemu_stream {
 namespace {
 
 constexpr std::size_t kEndMarkBytes = 6;  // EOF byte, VMDESC byte, u32 length
-constexpr std::size_t kFooterBytes = 5;
 constexpr std::size_t kTailBytesMax = kDeviceStateBytesMax + kEndMarkBytes + kVmdescBytesMax;
 
 constexpr std::byte byte_of(RecordType type) {

@@ -25,7 +25,6 @@ constexpr CheckedJsonFormat kFormat = {.what = "memory map",
 constexpr std::size_t kWordBytesMax = 16;
 constexpr std::uint64_t kQemuVersionMax = 999999;
 constexpr std::uint64_t kNumberMax = std::numeric_limits<std::uint64_t>::max();
-constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;  // of any process on x86-64
 
 bool is_direct(const QemuMemoryMap& map) {
   return map.placement == PagePlacement::direct;

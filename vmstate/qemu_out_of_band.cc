@@ -21,7 +21,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kDescriptorName = "pageferry-oob";
-constexpr std::size_t kReadBytes = std::size_t{64} << 10;
+constexpr std::size_t kReplyReadBytes = std::size_t{64} << 10;
 constexpr std::size_t kLineBytesMax = std::size_t{1} << 20;
 
 Result<std::uint64_t> inode_of(const UniqueFd& fd) {
@@ -131,7 +131,7 @@ Result<json> QemuOutOfBand::next_object(Deadline deadline) {
     pollfd waiting{.fd = fd_.get(), .events = POLLIN, .revents = 0};
     const int ready = ::poll(&waiting, 1, deadline.poll_timeout_ms());
     if (ready == 0) return fail(Errc::timeout, "in time");
-    std::array<char, kReadBytes> chunk;
+    std::array<char, kReplyReadBytes> chunk;
     const ssize_t got = ::recv(fd_.get(), chunk.data(), chunk.size(), MSG_DONTWAIT);
     if (got == 0) return fail(Errc::gone, "QEMU closed the out-of-band connection");
     if (got > 0) {

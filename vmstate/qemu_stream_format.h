@@ -53,6 +53,10 @@ enum class ReturnPathType : std::uint16_t {
   switchover_ack = 7,
 };
 
+inline constexpr std::size_t kFooterBytes = 5;  // of a section
+// In front of the name of a section or of a RAM block.
+inline constexpr std::size_t kNameLengthBytes = 1;
+
 // The RAM section.
 inline constexpr const char* kRamIdstr = "ram";
 inline constexpr std::uint32_t kRamInstance = 0;

@@ -20,11 +20,9 @@ namespace pageferry::qemu_stream {
 namespace {
 
 constexpr std::size_t kFileHeaderBytes = 8;
-constexpr std::size_t kFooterBytes = 5;
 constexpr std::size_t kCommandHeadBytes = 5;    // type, u16 command, u16 length
 constexpr std::size_t kCommandBytesMax = 4096;  // those we accept carry at most 4
 constexpr std::size_t kUuidBytes = 16;
-constexpr std::size_t kNameLengthBytes = 1;
 
 std::string text_of(std::span<const std::byte> bytes) {
   std::string text(bytes.size(), '\0');

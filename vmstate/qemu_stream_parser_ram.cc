@@ -13,8 +13,6 @@
 namespace pageferry::qemu_stream {
 namespace {
 
-constexpr std::size_t kNameLengthBytes = 1;
-
 std::string name_of(std::span<const std::byte> bytes) {
   std::string name(bytes.size(), '\0');
   for (std::size_t i = 0; i < bytes.size(); ++i) name[i] = std::to_integer<char>(bytes[i]);

@@ -39,7 +39,7 @@ using nlohmann::json;
 constexpr std::size_t kLineBytesMax =
     std::size_t{32} << 20;  // query-named-block-nodes of a very large VM is about 1 MiB
 constexpr std::size_t kEventsMax = 65536;
-constexpr std::size_t kReadBytes = std::size_t{64} << 10;
+constexpr std::size_t kMonitorReadBytes = std::size_t{64} << 10;
 
 // major * 10000 + minor * 100 + micro, or nullopt where the greeting is not QEMU's.
 std::optional<int> version_in_greeting(const json& greeting) {
@@ -253,7 +253,7 @@ class SocketQmpClient final : public QmpClient {
 
   void read_until_end() {
     std::string pending;
-    std::vector<char> chunk(kReadBytes);
+    std::vector<char> chunk(kMonitorReadBytes);
     for (;;) {
       const ssize_t got = ::recv(fd_.get(), chunk.data(), chunk.size(), 0);
       if (got < 0 && errno == EINTR) continue;

@@ -16,11 +16,10 @@
 #include <fstream>
 #include <string>
 
+#include "fakes/page_content.h"
 #include "transport/os/fd.h"
 
 namespace pageferry::testing_support {
-
-inline constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
 
 class HugePages {
  public:

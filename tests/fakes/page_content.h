@@ -13,6 +13,16 @@
 
 namespace pageferry::testing_support {
 
+// Of hugetlb pages, as backing pages are.
+inline constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
+inline constexpr std::uint64_t kPagesPerHuge = kHugeBytes / kPageSizeBytes;
+
+inline constexpr PageIndex kFirstPage{0};
+
+inline PageRun run(std::uint64_t first, std::uint64_t pages) {
+  return {.first = PageIndex{first}, .pages = pages};
+}
+
 using PageArray = std::array<std::byte, kPageSizeBytes>;
 
 // Never zero; differs for every (page, age).

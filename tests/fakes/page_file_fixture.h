@@ -8,17 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "fakes/expectations.h"
 #include "fakes/memory_storage.h"
 #include "fakes/page_content.h"
 #include "pager/page_file_reader.h"
 #include "pager/page_file_writer.h"
 
 namespace pageferry::testing_support {
-
-inline const Clock& real_clock() {
-  static const MonotonicClock clock;
-  return clock;
-}
 
 inline PageFileIds fixed_ids() {
   PageFileIds ids;

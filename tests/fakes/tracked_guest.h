@@ -18,10 +18,6 @@
 
 namespace pageferry::testing_support {
 
-inline PageRun run(std::uint64_t first, std::uint64_t pages) {
-  return {.first = PageIndex{first}, .pages = pages};
-}
-
 // As on a new kernel, on Linux 6.4, and on Debian 12's 6.1.
 enum class Tracking : std::uint8_t { async, sync, sync_populated };
 

@@ -22,9 +22,7 @@ using namespace testing_support;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr std::uint64_t kPages = 64;
-constexpr std::uint64_t kUnit = kHugeBytes / kPageSizeBytes;
-constexpr PageIndex kFirst{0};
+constexpr std::uint64_t kBalloonPages = 64;
 
 MemoryLayout one_region(std::uint64_t bytes, std::uint64_t page_size_bytes) {
   auto layout = MemoryLayout::make(
@@ -35,7 +33,7 @@ MemoryLayout one_region(std::uint64_t bytes, std::uint64_t page_size_bytes) {
 
 struct BallooningGuest {
   explicit BallooningGuest(Backing backing = Backing::anonymous,
-                           std::uint64_t bytes = bytes_of_pages(kPages),
+                           std::uint64_t bytes = bytes_of_pages(kBalloonPages),
                            std::uint64_t page_size_bytes = kPageSizeBytes)
       : memory(bytes, backing), layout(one_region(bytes, page_size_bytes)) {
     register_missing(userfault, memory);
@@ -95,9 +93,9 @@ TEST(BallooningOutletTest, WithoutABalloonPagesAndFaultsPassThrough) {
   Toucher& toucher = guest.touchers.emplace_back(guest.memory.page(5));
   ASSERT_TRUE(fault_comes(guest.placing.fd()));
   EXPECT_THAT(guest.faults(), ElementsAre(PageRun{PageIndex{5}, 1}));
-  EXPECT_EQ(guest.put(0, kPages), kPages);
+  EXPECT_EQ(guest.put(0, kBalloonPages), kBalloonPages);
   EXPECT_EQ(toucher.wait(), contents_of(5, 1)[0]);
-  EXPECT_TRUE(guest.holds(0, contents_of(0, kPages)));
+  EXPECT_TRUE(guest.holds(0, contents_of(0, kBalloonPages)));
 }
 
 TEST(BallooningOutletTest, APageThatWasRemovedIsZeroWhenItIsTouched) {
@@ -147,7 +145,7 @@ TEST(BallooningOutletTest, PagesThatComeAfterTheirRemovalAreDropped) {
 TEST(BallooningOutletTest, ZeroPagesOfTheSourceDoNotFillABalloon) {
   BallooningGuest guest;
   guest.remove(4, 4);
-  EXPECT_EQ(guest.outlet.put_zeros(PageChannel::background, {kFirst, 8}).value(), 8U);
+  EXPECT_EQ(guest.outlet.put_zeros(PageChannel::background, {kFirstPage, 8}).value(), 8U);
   EXPECT_TRUE(guest.is_there(3));
   EXPECT_FALSE(guest.is_there(4));
 }
@@ -207,40 +205,41 @@ TEST(BallooningOutletTest, MemoryOutsideTheRegionsMayBeRemovedWithIt) {
 
 TEST(BallooningOutletTest, AReadThatWasUnderWayBringsNothingBack) {
   BallooningGuest guest;
-  MemoryPageSupply source(layout_of({{"memory", kPages}}), MemoryPageSupply::Answers::when_told);
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  MemoryPageSupply source(layout_of({{"memory", kBalloonPages}}),
+                          MemoryPageSupply::Answers::when_told);
+  for (std::uint64_t page = 0; page < kBalloonPages; ++page) {
     source.set_page(PageIndex{page}, content_of(page, 1));
   }
-  RegionSupply supply(source, guest.layout, {kFirst}, guest.removed);
+  RegionSupply supply(source, guest.layout, {kFirstPage}, guest.removed);
   const MonotonicClock clock;
-  PageIn page_in(supply, guest.layout, SentMap(kPages), guest.outlet, clock,
+  PageIn page_in(supply, guest.layout, SentMap(kBalloonPages), guest.outlet, clock,
                  {.order = PrefetchOrder::linear});
   ASSERT_TRUE(page_in.step());
   ASSERT_GT(source.under_way(), 0U) << "prefetch reads";
-  guest.remove(0, kPages / 2);
+  guest.remove(0, kBalloonPages / 2);
   while (!page_in.complete()) {
     source.finish_all();
     const auto stepped = page_in.step();
     ASSERT_TRUE(stepped) << stepped.error().message;
   }
-  for (std::uint64_t page = 0; page < kPages; ++page) {
-    ASSERT_EQ(guest.is_there(page), page >= kPages / 2) << page;
+  for (std::uint64_t page = 0; page < kBalloonPages; ++page) {
+    ASSERT_EQ(guest.is_there(page), page >= kBalloonPages / 2) << page;
   }
-  for (std::uint64_t page = 0; page < kPages / 2; ++page) guest.expect_zeros_at(page);
-  EXPECT_TRUE(guest.holds(kPages / 2, contents_of(kPages / 2, kPages / 2)));
+  for (std::uint64_t page = 0; page < kBalloonPages / 2; ++page) guest.expect_zeros_at(page);
+  EXPECT_TRUE(guest.holds(kBalloonPages / 2, contents_of(kBalloonPages / 2, kBalloonPages / 2)));
 }
 
 TEST(BallooningOutletTest, PagesThatWereRemovedAreNotRead) {
   BallooningGuest guest;
-  MemoryPageSupply source(layout_of({{"memory", kPages}}));
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  MemoryPageSupply source(layout_of({{"memory", kBalloonPages}}));
+  for (std::uint64_t page = 0; page < kBalloonPages; ++page) {
     source.set_page(PageIndex{page}, content_of(page, 1));
   }
-  RegionSupply supply(source, guest.layout, {kFirst}, guest.removed);
+  RegionSupply supply(source, guest.layout, {kFirstPage}, guest.removed);
   const MonotonicClock clock;
-  PageIn page_in(supply, guest.layout, SentMap(kPages), guest.outlet, clock,
+  PageIn page_in(supply, guest.layout, SentMap(kBalloonPages), guest.outlet, clock,
                  {.order = PrefetchOrder::linear});
-  guest.remove(0, kPages);
+  guest.remove(0, kBalloonPages);
   while (!page_in.complete()) ASSERT_TRUE(page_in.step());
   EXPECT_TRUE(source.started().empty());
 }
@@ -266,32 +265,33 @@ class BallooningOutletHugetlb : public testing::Test {
 };
 
 TEST_F(BallooningOutletHugetlb, ABackingPageThatWasRemovedIsZeroWhenItIsTouched) {
-  EXPECT_EQ(put(0, 2 * kUnit), 2 * kUnit);
-  guest_->remove(kUnit, kUnit);
-  guest_->expect_zeros_at(kUnit + 7);
-  EXPECT_TRUE(guest_->holds(kUnit, std::vector<std::byte>(kHugeBytes)));
-  EXPECT_TRUE(guest_->holds(0, contents_of(0, kUnit)));
+  EXPECT_EQ(put(0, 2 * kPagesPerHuge), 2 * kPagesPerHuge);
+  guest_->remove(kPagesPerHuge, kPagesPerHuge);
+  guest_->expect_zeros_at(kPagesPerHuge + 7);
+  EXPECT_TRUE(guest_->holds(kPagesPerHuge, std::vector<std::byte>(kHugeBytes)));
+  EXPECT_TRUE(guest_->holds(0, contents_of(0, kPagesPerHuge)));
 }
 
 TEST_F(BallooningOutletHugetlb, OneThatIsRemovedWhileItsPartsComeIsDropped) {
-  EXPECT_EQ(put(0, kUnit / 2), kUnit / 2);
-  guest_->remove(0, kUnit);
-  EXPECT_EQ(put(kUnit / 2, kUnit / 2), kUnit / 2);
+  EXPECT_EQ(put(0, kPagesPerHuge / 2), kPagesPerHuge / 2);
+  guest_->remove(0, kPagesPerHuge);
+  EXPECT_EQ(put(kPagesPerHuge / 2, kPagesPerHuge / 2), kPagesPerHuge / 2);
   EXPECT_FALSE(guest_->is_there(0));
-  EXPECT_EQ(put(kUnit, kUnit), kUnit) << "the next one is gathered from its beginning";
-  EXPECT_TRUE(guest_->holds(kUnit, contents_of(kUnit, kUnit)));
+  EXPECT_EQ(put(kPagesPerHuge, kPagesPerHuge), kPagesPerHuge)
+      << "the next one is gathered from its beginning";
+  EXPECT_TRUE(guest_->holds(kPagesPerHuge, contents_of(kPagesPerHuge, kPagesPerHuge)));
   guest_->expect_zeros_at(0);
 }
 
 TEST_F(BallooningOutletHugetlb, ThePartThatWasGivenBackIsTakenAgain) {
-  EXPECT_EQ(put(0, kUnit - 64), kUnit - 64);
-  Remover remover(guest_->memory, kUnit, kUnit);
+  EXPECT_EQ(put(0, kPagesPerHuge - 64), kPagesPerHuge - 64);
+  Remover remover(guest_->memory, kPagesPerHuge, kPagesPerHuge);
   ASSERT_TRUE(fault_comes(guest_->placing.fd()));
-  EXPECT_EQ(put(kUnit - 64, 64), 0U);
+  EXPECT_EQ(put(kPagesPerHuge - 64, 64), 0U);
   EXPECT_TRUE(guest_->outlet.held());
   remover.wait();
-  EXPECT_EQ(put(kUnit - 64, 64), 64U);
-  EXPECT_TRUE(guest_->holds(0, contents_of(0, kUnit)));
+  EXPECT_EQ(put(kPagesPerHuge - 64, 64), 64U);
+  EXPECT_TRUE(guest_->holds(0, contents_of(0, kPagesPerHuge)));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "fakes/demo_process.h"
+#include "fakes/expectations.h"
 #include "fakes/page_file_fixture.h"
 #include "fakes/scratch_directory.h"
 #include "pager/page_in.h"
@@ -19,14 +20,6 @@ namespace pageferry {
 namespace {
 
 using namespace testing_support;
-
-Deadline soon() {
-  return Deadline::after(real_clock(), Seconds(30));
-}
-
-void expect_ok(const Result<void>& result) {
-  ASSERT_TRUE(result) << result.error().message;
-}
 
 // The hook as a dirty source. `forget_the_last`: drops data pages of the last collection, as a pager with a bug would.
 enum class Fault : std::uint8_t { none, forget_the_last };

@@ -61,12 +61,12 @@ class DirtySourceHolesTest : public testing::TestWithParam<Tracking> {
   UniqueFd file_;
 };
 
-std::string name_of_case(const testing::TestParamInfo<Tracking>& info) {
+std::string name_of_tracking(const testing::TestParamInfo<Tracking>& info) {
   return name_of(info.param);
 }
 INSTANTIATE_TEST_SUITE_P(All, DirtySourceHolesTest,
                          testing::Values(Tracking::async, Tracking::sync, Tracking::sync_populated),
-                         name_of_case);
+                         name_of_tracking);
 
 // --- pinned pages: D1, D2 ---
 
@@ -178,7 +178,7 @@ class DirtySourceAnonymousHolesTest : public testing::TestWithParam<Tracking> {
 
 INSTANTIATE_TEST_SUITE_P(All, DirtySourceAnonymousHolesTest,
                          testing::Values(Tracking::async, Tracking::sync, Tracking::sync_populated),
-                         name_of_case);
+                         name_of_tracking);
 
 TEST_P(DirtySourceAnonymousHolesTest, ADroppedPageThatIsReportedIsSeenAndTrackedOn) {
   guest_.start_and_collect_all();

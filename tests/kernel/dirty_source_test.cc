@@ -31,7 +31,8 @@ class DirtySourceTest : public testing::TestWithParam<std::tuple<Tracking, Backi
   TrackedGuest guest_{tracking(), backing()};
 };
 
-std::string name_of_case(const testing::TestParamInfo<std::tuple<Tracking, Backing>>& info) {
+std::string name_of_tracked_backing(
+    const testing::TestParamInfo<std::tuple<Tracking, Backing>>& info) {
   return name_of(std::get<0>(info.param)) +
          (std::get<1>(info.param) == Backing::memfd ? "OnMemfd" : "OnAnonymousMemory");
 }
@@ -39,7 +40,7 @@ INSTANTIATE_TEST_SUITE_P(All, DirtySourceTest,
                          testing::Combine(testing::Values(Tracking::async, Tracking::sync,
                                                           Tracking::sync_populated),
                                           testing::Values(Backing::anonymous, Backing::memfd)),
-                         name_of_case);
+                         name_of_tracked_backing);
 
 TEST_P(DirtySourceTest, EveryPageIsDirtyOnce) {
   guest_.write(3);
@@ -175,7 +176,6 @@ TEST_P(DirtySourceTest, NoWriteOfAnotherThreadIsLost) {
 // has advised against huge pages, the first time.
 TEST_P(DirtySourceTest, PagesOfATransparentHugePageAreTrackedOneByOne) {
   constexpr std::uint64_t kHugePages = 4;
-  constexpr std::uint64_t kPagesPerHuge = 512;
   constexpr std::uint64_t kPages = kHugePages * kPagesPerHuge;
   const UserfaultMemory memory(bytes_of_pages(kPages + kPagesPerHuge), backing());
   const std::uint64_t huge_bytes = bytes_of_pages(kPagesPerHuge);

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <future>
 
+#include "fakes/expectations.h"
 #include "fakes/hook_vmm.h"
 #include "fakes/huge_pages.h"
 #include "fakes/page_content.h"
@@ -22,10 +23,6 @@ namespace {
 using namespace testing_support;
 using testing::HasSubstr;
 using Role = HookClient::Role;
-
-void expect_ok(const Result<void>& result) {
-  EXPECT_TRUE(result) << result.error().message;
-}
 
 // A pager in a process of its own, which does what it is told and then waits to be killed. Forked from a process with threads: it uses what
 // needs no lock of theirs (the allocator's are set right by the C library).

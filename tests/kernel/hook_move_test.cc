@@ -6,6 +6,7 @@
 
 #include <future>
 
+#include "fakes/expectations.h"
 #include "fakes/hook_vmm.h"
 #include "fakes/page_content.h"
 #include "pager/dirty_bitmap.h"
@@ -19,9 +20,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using Role = HookClient::Role;
 
-void expect_ok(const Result<void>& result) {
-  EXPECT_TRUE(result) << result.error().message;
-}
 void expect_refused(const Result<void>& result, Errc code, const std::string& words) {
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, code) << result.error().message;

@@ -21,9 +21,9 @@ using testing::HasSubstr;
 
 constexpr std::uint64_t kRam = KvmGuest::kBootPages;  // the first page of pc.ram
 constexpr std::uint64_t kBios = kRam + KvmGuest::kRamPages;
-constexpr std::uint64_t kPages = KvmGuest::kPages;
+constexpr std::uint64_t kKvmPages = KvmGuest::kPages;
 constexpr std::uint64_t kRingBytes = 65'536;
-constexpr std::byte kNew{0x77};
+constexpr std::byte kKvmNew{0x77};
 
 enum class Source : std::uint8_t { log, ring, async, sync };
 
@@ -43,13 +43,13 @@ std::unique_ptr<DirtySource> source_of(Source kind, const KvmGuest& guest) {
 }
 
 DirtyBitmap with(std::initializer_list<PageRun> runs) {
-  DirtyBitmap bitmap(kPages);
+  DirtyBitmap bitmap(kKvmPages);
   for (const PageRun& each : runs) bitmap.set(each);
   return bitmap;
 }
 
 DirtyBitmap collected(DirtySource& source) {
-  DirtyBitmap dirty(kPages);
+  DirtyBitmap dirty(kKvmPages);
   const auto done = source.collect_into(dirty);
   EXPECT_TRUE(done) << done.error().message;
   return dirty;
@@ -60,14 +60,14 @@ class KvmDirtySourceTest : public testing::TestWithParam<Source> {
   void start_and_collect_all() {
     const auto started = source_->start();
     ASSERT_TRUE(started) << started.error().message;
-    EXPECT_EQ(collected(*source_).count(), kPages);
+    EXPECT_EQ(collected(*source_).count(), kKvmPages);
   }
 
   KvmGuest guest_{GetParam() == Source::ring ? kRingBytes : 0};
   std::unique_ptr<DirtySource> source_ = source_of(GetParam(), guest_);
 };
 
-std::string name_of_case(const testing::TestParamInfo<Source>& info) {
+std::string name_of_source(const testing::TestParamInfo<Source>& info) {
   switch (info.param) {
     case Source::log:
       return "DirtyLog";
@@ -82,17 +82,17 @@ std::string name_of_case(const testing::TestParamInfo<Source>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(All, KvmDirtySourceTest,
                          testing::Values(Source::log, Source::ring, Source::async, Source::sync),
-                         name_of_case);
+                         name_of_source);
 
 TEST_P(KvmDirtySourceTest, WhatTheGuestWritesIsSeenOnceInEverySlot) {
   guest_.write(run(kRam, 100), std::byte{1});
   start_and_collect_all();
-  guest_.write(run(kRam, 3), kNew);
-  guest_.write(run(kRam + 99, 1), kNew);  // the last page of slot 1
+  guest_.write(run(kRam, 3), kKvmNew);
+  guest_.write(run(kRam + 99, 1), kKvmNew);  // the last page of slot 1
   guest_.write(run(kRam + 100, 70),
-               kNew);                      // the first ones of slot 2, on from the middle of a word
-  guest_.write(run(kBios + 69, 1), kNew);  // the last page of all
-  EXPECT_EQ(guest_.page(kRam + 120)[0], kNew);
+               kKvmNew);  // the first ones of slot 2, on from the middle of a word
+  guest_.write(run(kBios + 69, 1), kKvmNew);  // the last page of all
+  EXPECT_EQ(guest_.page(kRam + 120)[0], kKvmNew);
   EXPECT_EQ(collected(*source_), with({run(kRam, 3), run(kRam + 99, 71), run(kBios + 69, 1)}));
   EXPECT_EQ(collected(*source_), with({}));
 }
@@ -108,21 +108,21 @@ TEST_P(KvmDirtySourceTest, WhatTheGuestWritesAgainIsSeenAgain) {
 
 TEST_P(KvmDirtySourceTest, StartedAgainItGoesOn) {
   start_and_collect_all();
-  guest_.write(run(kRam, 33), kNew);
+  guest_.write(run(kRam, 33), kKvmNew);
   ASSERT_TRUE(source_->stop());
-  guest_.write(run(kRam + 40, 10), kNew);
+  guest_.write(run(kRam + 40, 10), kKvmNew);
   start_and_collect_all();
-  guest_.write(run(kRam + 20, 1), kNew);
+  guest_.write(run(kRam + 20, 1), kKvmNew);
   EXPECT_EQ(collected(*source_), with({run(kRam + 20, 1)}));
 }
 
 TEST_P(KvmDirtySourceTest, AnotherSourceGoesOnWhereTheFirstStopped) {
   start_and_collect_all();
-  guest_.write(run(kRam, 33), kNew);
+  guest_.write(run(kRam, 33), kKvmNew);
   source_.reset();
   source_ = source_of(GetParam(), guest_);
   start_and_collect_all();
-  guest_.write(run(kRam + 20, 4), kNew);
+  guest_.write(run(kRam + 20, 4), kKvmNew);
   EXPECT_EQ(collected(*source_), with({run(kRam + 20, 4)}));
 }
 
@@ -130,7 +130,7 @@ TEST_P(KvmDirtySourceTest, AnotherSourceGoesOnWhereTheFirstStopped) {
 TEST_P(KvmDirtySourceTest, WhatTheVmmWritesIsInNoLogOfKvm) {
   guest_.write(run(kRam, 100), std::byte{1});
   start_and_collect_all();
-  *static_cast<volatile std::byte*>(guest_.page(kRam + 7)) = kNew;
+  *static_cast<volatile std::byte*>(guest_.page(kRam + 7)) = kKvmNew;
   const bool by_itself = GetParam() == Source::async || GetParam() == Source::sync;
   EXPECT_EQ(collected(*source_), by_itself ? with({run(kRam + 7, 1)}) : with({}));
 }
@@ -138,7 +138,7 @@ TEST_P(KvmDirtySourceTest, WhatTheVmmWritesIsInNoLogOfKvm) {
 TEST_P(KvmDirtySourceTest, WhatTheVmmWritesAndReportsIsSeen) {
   guest_.write(run(kRam, 100), std::byte{1});
   start_and_collect_all();
-  *static_cast<volatile std::byte*>(guest_.page(kRam + 7)) = kNew;
+  *static_cast<volatile std::byte*>(guest_.page(kRam + 7)) = kKvmNew;
   source_->mark_dirty(run(kRam + 7, 1));
   EXPECT_EQ(collected(*source_), with({run(kRam + 7, 1)}));
   EXPECT_EQ(collected(*source_), with({}));
@@ -150,14 +150,14 @@ TEST_P(KvmDirtySourceTest, APageThatWasDroppedAndReportedIsTrackedOn) {
   ASSERT_EQ(::madvise(guest_.page(kRam + 8), kPageSizeBytes, MADV_DONTNEED), 0);
   source_->discard(run(kRam + 8, 1));
   EXPECT_EQ(collected(*source_), with({run(kRam + 8, 1)}));
-  guest_.write(run(kRam + 8, 1), kNew);
+  guest_.write(run(kRam + 8, 1), kKvmNew);
   EXPECT_EQ(collected(*source_), with({run(kRam + 8, 1)}));
 }
 
 // The guest runs while collections go on; a copy that follows them is equal to its memory in the end.
 TEST_P(KvmDirtySourceTest, NoWriteOfARunningGuestIsLost) {
   start_and_collect_all();
-  std::vector<std::byte> copy(kPages);
+  std::vector<std::byte> copy(kKvmPages);
   std::atomic<bool> done = false;
   std::thread vcpu([&] {
     for (unsigned round = 1; round <= 60; ++round) {
@@ -172,13 +172,13 @@ TEST_P(KvmDirtySourceTest, NoWriteOfARunningGuestIsLost) {
   do {
     last = done;
     const DirtyBitmap dirty = collected(*source_);
-    for (std::uint64_t page = kRam; page < kPages; ++page) {
+    for (std::uint64_t page = kRam; page < kKvmPages; ++page) {
       if (dirty.is_set(PageIndex{page}))
         copy[page] = *static_cast<const volatile std::byte*>(guest_.page(page));
     }
   } while (!last);
   vcpu.join();
-  for (std::uint64_t page = kRam; page < kPages; ++page) {
+  for (std::uint64_t page = kRam; page < kKvmPages; ++page) {
     EXPECT_EQ(copy[page], *guest_.page(page)) << page;
   }
 }
@@ -220,11 +220,12 @@ TEST(KvmDirtyRingSource, AFullRingStopsTheVcpuUntilItIsEmptied) {
   int full = 0;
   for (int round = 0; round < 3; ++round) {
     for (std::uint64_t done = 0; done < kMany.pages; done += 16) {
-      guest.write({kMany.first + done, std::min<std::uint64_t>(kMany.pages - done, 16)}, kNew, [&] {
-        ASSERT_LT(++full, 1'000) << "the ring does not become empty";
-        const auto emptied = source.empty_rings();
-        ASSERT_TRUE(emptied) << emptied.error().message;
-      });
+      guest.write({kMany.first + done, std::min<std::uint64_t>(kMany.pages - done, 16)}, kKvmNew,
+                  [&] {
+                    ASSERT_LT(++full, 1'000) << "the ring does not become empty";
+                    const auto emptied = source.empty_rings();
+                    ASSERT_TRUE(emptied) << emptied.error().message;
+                  });
     }
     EXPECT_EQ(collected(source), with({kMany}));
   }
@@ -241,7 +242,7 @@ TEST(KvmDirtyRingSource, ARingThatRunsOverIsNeverAnAnswerWithHoles) {
   collected(source);
   bool is_error = false;
   int full = 0;
-  guest.write(kMany, kNew, [&] {
+  guest.write(kMany, kKvmNew, [&] {
     ASSERT_LT(++full, 1'000) << "the vCPU does not go on";
     const auto emptied = source.empty_rings();
     if (emptied) return;

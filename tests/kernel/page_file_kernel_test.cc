@@ -18,7 +18,7 @@ namespace {
 
 using namespace testing_support;
 
-constexpr std::uint64_t kPages = 6000;
+constexpr std::uint64_t kStoredPages = 6000;
 constexpr unsigned kQueueDepth = 64;
 
 std::uint64_t age_of(std::uint64_t page) {
@@ -58,15 +58,15 @@ class Store {
 
 Result<CommitInfo> write_guest(PageFileWriter& writer) {
   writer.begin_pass(1);
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kStoredPages; ++page) {
     PF_TRY(is_zero(page) ? writer.put_zero(PageIndex{page}) : put(writer, page, 1));
   }
   writer.begin_pass(2);
-  for (std::uint64_t page = 0; page < kPages; page += 5) {
+  for (std::uint64_t page = 0; page < kStoredPages; page += 5) {
     if (!is_zero(page)) PF_TRY(put(writer, page, 2));
   }
   PF_TRY(writer.begin_blackout());
-  for (std::uint64_t page = 1; page < kPages; page += 9) {
+  for (std::uint64_t page = 1; page < kStoredPages; page += 9) {
     if (!is_zero(page)) PF_TRY(put(writer, page, 3));
   }
   return writer.finish_and_commit();
@@ -75,7 +75,7 @@ Result<CommitInfo> write_guest(PageFileWriter& writer) {
 void write_read_verify(const std::string& path) {
   const Store store(path);
   const auto writer =
-      writer_on(store.create(""), layout_of({{"pc.ram", kPages}}), PageFileWriterOptions{});
+      writer_on(store.create(""), layout_of({{"pc.ram", kStoredPages}}), PageFileWriterOptions{});
   ASSERT_NE(writer, nullptr);
   const Result<CommitInfo> info = write_guest(*writer);
   ASSERT_TRUE(info.has_value()) << info.error().message;
@@ -83,7 +83,7 @@ void write_read_verify(const std::string& path) {
   ASSERT_TRUE(file.has_value()) << file.error().message;
   auto reader = open_reader(std::move(*file));
   ASSERT_TRUE(reader.has_value()) << reader.error().message;
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kStoredPages; ++page) {
     ASSERT_EQ((*reader)->is_zero(PageIndex{page}), is_zero(page)) << page;
     if (is_zero(page)) continue;
     ASSERT_TRUE(holds(**reader, page, age_of(page))) << page;
@@ -117,10 +117,10 @@ TEST(PageFileKernelTest, AHangingStoreHoldsUpNeitherAbortNorDestruction) {
   PageFileWriterOptions options;
   options.close_wait = Milliseconds(10);
   auto writer =
-      writer_on(store.create("write:after=8:hang"), layout_of({{"pc.ram", kPages}}), options);
+      writer_on(store.create("write:after=8:hang"), layout_of({{"pc.ram", kStoredPages}}), options);
   ASSERT_NE(writer, nullptr);
   std::jthread aborts([&] {
-    while (writer->stats().put_pages < kPages / 2) std::this_thread::yield();
+    while (writer->stats().put_pages < kStoredPages / 2) std::this_thread::yield();
     writer->cancel();
   });
   const Result<CommitInfo> info = write_guest(*writer);
@@ -133,8 +133,8 @@ TEST(PageFileKernelTest, AHangingStoreHoldsUpNeitherAbortNorDestruction) {
 TEST(PageFileKernelTest, AFailedSyncLeavesAnUncommittedFile) {
   const ScratchDirectory scratch;
   const Store store(scratch.path());
-  const auto writer = writer_on(store.create("sync:nth=2:eio"), layout_of({{"pc.ram", kPages}}),
-                                PageFileWriterOptions{});
+  const auto writer = writer_on(store.create("sync:nth=2:eio"),
+                                layout_of({{"pc.ram", kStoredPages}}), PageFileWriterOptions{});
   ASSERT_NE(writer, nullptr);
   const Result<CommitInfo> info = write_guest(*writer);
   ASSERT_FALSE(info.has_value());

@@ -20,7 +20,7 @@ namespace {
 
 using namespace testing_support;
 
-constexpr std::uint64_t kPages = 4096;
+constexpr std::uint64_t kPassedPages = 4096;
 constexpr std::uint64_t kHotPages = 512;
 
 // A vCPU: writes words all over its hot pages, as fast as it can.
@@ -46,7 +46,7 @@ class WritingGuest {
   void run() {
     std::mt19937_64 random(7);
     while (running_) {
-      const std::uint64_t page = random() % kHotPages * (kPages / kHotPages);
+      const std::uint64_t page = random() % kHotPages * (kPassedPages / kHotPages);
       auto* words = reinterpret_cast<volatile std::uint64_t*>(memory_.page(page));
       words[random() % (kPageSizeBytes / sizeof(std::uint64_t))] = ++writes_;
     }
@@ -60,7 +60,7 @@ class WritingGuest {
 class PageOutKernelTest : public testing::TestWithParam<std::tuple<Tracking, Backing>> {
  protected:
   void SetUp() override {
-    for (std::uint64_t page = 0; page < kPages; ++page) {
+    for (std::uint64_t page = 0; page < kPassedPages; ++page) {
       // Every fourth page stays as it was born.
       if (page % 4 == 3) continue;
       const PageArray content = content_of(page, 1);
@@ -77,7 +77,7 @@ class PageOutKernelTest : public testing::TestWithParam<std::tuple<Tracking, Bac
   }
   // A page that the guest else leaves alone: no pass brings it by chance.
   void write_cold_page(std::uint64_t number) {
-    *reinterpret_cast<volatile std::uint64_t*>(ram_.page(number * kPages / kHotPages + 1)) =
+    *reinterpret_cast<volatile std::uint64_t*>(ram_.page(number * kPassedPages / kHotPages + 1)) =
         ~number;
   }
   void expect_stored_as_it_is() {
@@ -85,7 +85,7 @@ class PageOutKernelTest : public testing::TestWithParam<std::tuple<Tracking, Bac
     ASSERT_TRUE(file) << file.error().message;
     auto reader = open_reader(std::move(*file));
     ASSERT_TRUE(reader) << reader.error().message;
-    for (std::uint64_t page = 0; page < kPages; ++page) {
+    for (std::uint64_t page = 0; page < kPassedPages; ++page) {
       const std::byte* now = ram_.page(page);
       ASSERT_EQ(read_page(**reader, page), std::vector<std::byte>(now, now + kPageSizeBytes))
           << page;
@@ -94,8 +94,8 @@ class PageOutKernelTest : public testing::TestWithParam<std::tuple<Tracking, Bac
 
   ScratchDirectory scratch_;
   UniqueFd directory_;
-  MemoryLayout layout_ = layout_of({{"pc.ram", kPages}});
-  UserfaultMemory ram_{bytes_of_pages(kPages), std::get<1>(GetParam())};
+  MemoryLayout layout_ = layout_of({{"pc.ram", kPassedPages}});
+  UserfaultMemory ram_{bytes_of_pages(kPassedPages), std::get<1>(GetParam())};
   CancelSignal cancel_;
   std::unique_ptr<DirtySource> source_;
   std::optional<GuestMemory> memory_;
@@ -143,7 +143,7 @@ TEST_P(PageOutKernelTest, PagesThatNeverWereTakeNoSpace) {
   const auto brownout = page_out.run_brownout({}, {});
   ASSERT_TRUE(brownout) << brownout.error().message;
   EXPECT_EQ(brownout->end, BrownoutEnd::nothing_left);
-  EXPECT_EQ(writer_->stats().home_pages, kPages / 4 * 3);
+  EXPECT_EQ(writer_->stats().home_pages, kPassedPages / 4 * 3);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ using testing_support::WaitingChild;
 
 constexpr int kCounter = 7;
 
-int open_userfault() {
+int open_bare_userfault() {
   return static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
 }
 
@@ -33,7 +33,7 @@ int open_counter() {
 }
 
 TEST(ProcessDescriptors, FindsTheUserfaultfdOfAnotherProcess) {
-  const WaitingChild child(open_userfault);
+  const WaitingChild child(open_bare_userfault);
   const auto found = descriptors_of(child.pid(), kUserfaultDescriptor);
   ASSERT_TRUE(found) << found.error().message;
   EXPECT_THAT(*found, ElementsAre(child.number()));

@@ -17,7 +17,6 @@ namespace {
 
 using namespace testing_support;
 
-constexpr std::uint64_t kUnit = kHugeBytes / kPageSizeBytes;  // pages of a backing page
 constexpr std::uint64_t kBackingPages = 3;
 
 MemoryLayout huge_layout() {
@@ -65,49 +64,51 @@ class UserfaultOutletHugetlb : public testing::Test {
 
 TEST_F(UserfaultOutletHugetlb, PartsAreGatheredAndGoInAsAWhole) {
   HugeGuest guest;
-  guest.put(PageChannel::background, 0, kUnit);
-  EXPECT_TRUE(guest.holds(0, contents_of(0, kUnit)));
+  guest.put(PageChannel::background, 0, kPagesPerHuge);
+  EXPECT_TRUE(guest.holds(0, contents_of(0, kPagesPerHuge)));
 }
 
 TEST_F(UserfaultOutletHugetlb, WhoWaitsGoesOnWhenTheLastPartIsThere) {
   HugeGuest guest;
-  Toucher& toucher = guest.touchers.emplace_back(guest.memory.page(kUnit + 5));
+  Toucher& toucher = guest.touchers.emplace_back(guest.memory.page(kPagesPerHuge + 5));
   ASSERT_TRUE(fault_comes(guest.outlet.fd()));
   std::vector<PageRun> faults;
   ASSERT_TRUE(guest.outlet.read_faults(faults));
   ASSERT_EQ(faults.size(), 1U);
-  EXPECT_EQ(raw(faults[0].first) / kUnit, 1U);
-  guest.put(PageChannel::urgent, kUnit, kUnit - 64);
+  EXPECT_EQ(raw(faults[0].first) / kPagesPerHuge, 1U);
+  guest.put(PageChannel::urgent, kPagesPerHuge, kPagesPerHuge - 64);
   EXPECT_FALSE(toucher.has_seen());
-  guest.put(PageChannel::urgent, 2 * kUnit - 64, 64);
-  EXPECT_EQ(toucher.wait(), contents_of(kUnit + 5, 1)[0]);
+  guest.put(PageChannel::urgent, 2 * kPagesPerHuge - 64, 64);
+  EXPECT_EQ(toucher.wait(), contents_of(kPagesPerHuge + 5, 1)[0]);
 }
 
 TEST_F(UserfaultOutletHugetlb, ZeroPagesInsideAreZero) {
   HugeGuest guest;
   // What the buffer held before must not shine through.
-  guest.put(PageChannel::urgent, 0, kUnit);
-  ASSERT_TRUE(guest.outlet.put_zeros(PageChannel::urgent, {PageIndex{kUnit}, 64}));
-  guest.put(PageChannel::urgent, kUnit + 64, 64);
-  ASSERT_TRUE(guest.outlet.put_zeros(PageChannel::urgent, {PageIndex{kUnit + 128}, kUnit - 128}));
-  EXPECT_TRUE(guest.holds(kUnit, std::vector<std::byte>(bytes_of_pages(64))));
-  EXPECT_TRUE(guest.holds(kUnit + 64, contents_of(kUnit + 64, 64)));
-  EXPECT_TRUE(guest.holds(kUnit + 128, std::vector<std::byte>(bytes_of_pages(kUnit - 128))));
+  guest.put(PageChannel::urgent, 0, kPagesPerHuge);
+  ASSERT_TRUE(guest.outlet.put_zeros(PageChannel::urgent, {PageIndex{kPagesPerHuge}, 64}));
+  guest.put(PageChannel::urgent, kPagesPerHuge + 64, 64);
+  ASSERT_TRUE(guest.outlet.put_zeros(PageChannel::urgent,
+                                     {PageIndex{kPagesPerHuge + 128}, kPagesPerHuge - 128}));
+  EXPECT_TRUE(guest.holds(kPagesPerHuge, std::vector<std::byte>(bytes_of_pages(64))));
+  EXPECT_TRUE(guest.holds(kPagesPerHuge + 64, contents_of(kPagesPerHuge + 64, 64)));
+  EXPECT_TRUE(guest.holds(kPagesPerHuge + 128,
+                          std::vector<std::byte>(bytes_of_pages(kPagesPerHuge - 128))));
 }
 
 TEST_F(UserfaultOutletHugetlb, BothChannelsGatherAtTheSameTime) {
   HugeGuest guest;
-  guest.put(PageChannel::background, 0, kUnit / 2);
-  guest.put(PageChannel::urgent, kUnit, kUnit);
-  guest.put(PageChannel::background, kUnit / 2, kUnit / 2);
-  EXPECT_TRUE(guest.holds(0, contents_of(0, 2 * kUnit)));
+  guest.put(PageChannel::background, 0, kPagesPerHuge / 2);
+  guest.put(PageChannel::urgent, kPagesPerHuge, kPagesPerHuge);
+  guest.put(PageChannel::background, kPagesPerHuge / 2, kPagesPerHuge / 2);
+  EXPECT_TRUE(guest.holds(0, contents_of(0, 2 * kPagesPerHuge)));
 }
 
 TEST_F(UserfaultOutletHugetlb, ABackingPageThatIsThereKeepsWhatWasWrittenSince) {
   HugeGuest guest;
-  guest.put(PageChannel::background, 0, kUnit, 1);
+  guest.put(PageChannel::background, 0, kPagesPerHuge, 1);
   std::memset(guest.memory.page(3), 0x5a, kPageSizeBytes);
-  guest.put(PageChannel::background, 0, kUnit, 2);
+  guest.put(PageChannel::background, 0, kPagesPerHuge, 2);
   EXPECT_TRUE(guest.holds(0, contents_of(0, 1, 1)));
   EXPECT_TRUE(guest.holds(3, std::vector<std::byte>(kPageSizeBytes, std::byte{0x5a})));
 }
@@ -124,8 +125,8 @@ TEST_F(UserfaultOutletHugetlb, NoHugePageLeftIsNoSpace) {
   UserfaultOutlet outlet(*layout, {reinterpret_cast<std::uintptr_t>(at)});
   ASSERT_TRUE(outlet.open(duplicate(userfault), tables_of()));
   Result<std::uint64_t> taken = 0;
-  for (std::uint64_t page = 0; taken && page < layout->pages(); page += kUnit) {
-    taken = outlet.put_zeros(PageChannel::urgent, {PageIndex{page}, kUnit});
+  for (std::uint64_t page = 0; taken && page < layout->pages(); page += kPagesPerHuge) {
+    taken = outlet.put_zeros(PageChannel::urgent, {PageIndex{page}, kPagesPerHuge});
   }
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().code, Errc::no_space) << taken.error().message;

@@ -24,7 +24,6 @@ using testing::IsEmpty;
 constexpr std::uint64_t kRamPages = 64;
 constexpr std::uint64_t kBiosPages = 4;
 constexpr PageChannel kUrgent = PageChannel::urgent;
-constexpr PageIndex kFirst{0};
 constexpr PageIndex kSecond{1};
 
 bool holds(const std::byte* at, const std::vector<std::byte>& expected) {
@@ -112,7 +111,7 @@ TEST_F(UserfaultOutletTest, AFaultIsNamedByItsPageInTheWholeLayout) {
 
 TEST_F(UserfaultOutletTest, PagesArriveInEachBlock) {
   open();
-  put(kFirst, kRamPages);
+  put(kFirstPage, kRamPages);
   put(PageIndex{kRamPages}, kBiosPages);
   EXPECT_TRUE(holds(ram_.data(), contents_of(0, kRamPages)));
   EXPECT_TRUE(holds(bios_.data(), contents_of(kRamPages, kBiosPages)));
@@ -120,7 +119,7 @@ TEST_F(UserfaultOutletTest, PagesArriveInEachBlock) {
 
 TEST_F(UserfaultOutletTest, ZeroPagesArrive) {
   open();
-  put_zeros(kFirst, kRamPages);
+  put_zeros(kFirstPage, kRamPages);
   EXPECT_TRUE(holds(ram_.data(), std::vector<std::byte>(ram_.bytes())));
 }
 
@@ -130,8 +129,8 @@ TEST_F(UserfaultOutletTest, TakesNothingBeforeItIsOpen) {
   touch(ram_, 5);
   ASSERT_TRUE(fault_comes(userfault_.get()));
   EXPECT_THAT(faults(), IsEmpty());
-  EXPECT_EQ(outlet_.put_pages(kUrgent, {kFirst, 1}, contents_of(0, 1)).value(), 0U);
-  EXPECT_EQ(outlet_.put_zeros(kUrgent, {kFirst, 1}).value(), 0U);
+  EXPECT_EQ(outlet_.put_pages(kUrgent, {kFirstPage, 1}, contents_of(0, 1)).value(), 0U);
+  EXPECT_EQ(outlet_.put_zeros(kUrgent, {kFirstPage, 1}).value(), 0U);
 }
 
 TEST_F(UserfaultOutletTest, NobodyWaitsNothingIsRead) {
@@ -147,16 +146,16 @@ TEST_F(UserfaultOutletTest, ManyFaultsAreReadInOneGo) {
     ASSERT_TRUE(fault_comes(outlet_.fd()));
     for (const PageRun& fault : faults()) seen.push_back(fault);
   }
-  put(kFirst, 40);
+  put(kFirstPage, 40);
   for (Toucher& toucher : touchers_) toucher.wait();
 }
 
 TEST_F(UserfaultOutletTest, APageThatIsThereKeepsWhatWasWrittenSince) {
   open();
-  put(kFirst, 1);
+  put(kFirstPage, 1);
   std::memset(ram_.page(0), 0x5a, kPageSizeBytes);
-  put(kFirst, 1);
-  put_zeros(kFirst, 1);
+  put(kFirstPage, 1);
+  put_zeros(kFirstPage, 1);
   EXPECT_TRUE(holds(ram_.page(0), std::vector<std::byte>(kPageSizeBytes, std::byte{0x5a})));
 }
 
@@ -184,7 +183,7 @@ TEST_F(UserfaultOutletTest, TheRestOfARunArrivesAroundPagesThatAreThere) {
   for (const std::uint64_t page : {0U, 9U, 10U, 31U}) place_silently(page, contents_of(page, 1, 1));
   Toucher& toucher = touch(ram_, 20);
   ASSERT_TRUE(fault_comes(outlet_.fd()));
-  put(kFirst, 32, 2);
+  put(kFirstPage, 32, 2);
   toucher.wait();
   for (std::uint64_t page = 0; page < 32; ++page) {
     const bool was_there = page == 0 || page == 9 || page == 10 || page == 31;
@@ -195,7 +194,7 @@ TEST_F(UserfaultOutletTest, TheRestOfARunArrivesAroundPagesThatAreThere) {
 TEST_F(UserfaultOutletTest, TheRestOfAZeroRunArrivesAroundPagesThatAreThere) {
   open();
   for (const std::uint64_t page : {0U, 9U, 31U}) place_silently(page, contents_of(page, 1));
-  put_zeros(kFirst, 32);
+  put_zeros(kFirstPage, 32);
   for (std::uint64_t page = 0; page < 32; ++page) {
     const bool was_there = page == 0 || page == 9 || page == 31;
     const auto expected = was_there ? contents_of(page, 1) : std::vector<std::byte>(kPageSizeBytes);
@@ -236,7 +235,7 @@ TEST_F(UserfaultOutletTest, OpeningItRegistersWhatTheVmmHasNotYet) {
   const MemoryLayout layout = layout_of({{"late", 4}});
   UserfaultOutlet outlet(layout, {memory.address()});
   ASSERT_TRUE(outlet.open(open_userfault(), tables_of()));
-  ASSERT_TRUE(outlet.put_pages(kUrgent, {kFirst, 4}, contents_of(0, 4)));
+  ASSERT_TRUE(outlet.put_pages(kUrgent, {kFirstPage, 4}, contents_of(0, 4)));
   EXPECT_TRUE(holds(memory.data(), contents_of(0, 4)));
 }
 
@@ -272,7 +271,7 @@ class UserfaultOutletMemfd : public UserfaultOutletTest {
 
 TEST_F(UserfaultOutletMemfd, PagesAndZeroPagesArrive) {
   open();
-  put(kFirst, 32);
+  put(kFirstPage, 32);
   put_zeros(PageIndex{32}, 32);
   EXPECT_TRUE(holds(ram_.data(), contents_of(0, 32)));
   EXPECT_TRUE(holds(ram_.page(32), std::vector<std::byte>(bytes_of_pages(32))));
@@ -288,7 +287,7 @@ TEST_F(UserfaultOutletMemfd, APageOfTheFileThatIsNotMappedIsKept) {
   ASSERT_EQ(::pwrite(ram_.file(), older.data(), older.size(), bytes_of_pages(2)),
             static_cast<ssize_t>(older.size()));
   open();
-  put(kFirst, 8, 2);
+  put(kFirstPage, 8, 2);
   EXPECT_TRUE(holds(ram_.page(1), contents_of(1, 1, 2)));
   EXPECT_TRUE(holds(ram_.page(2), older));
   EXPECT_TRUE(holds(ram_.page(3), contents_of(3, 1, 2)));
@@ -333,10 +332,10 @@ TEST(UserfaultOutletOfAnotherProcess, AVmmThatEndedWhilePagesComeIsGone) {
   GuestOfChild guest;
   ASSERT_TRUE(guest.outlet.open(std::move(guest.userfault), std::move(guest.tables)));
   guest.child.end();
-  const auto taken = guest.outlet.put_pages(kUrgent, {kFirst, 1}, contents_of(0, 1));
+  const auto taken = guest.outlet.put_pages(kUrgent, {kFirstPage, 1}, contents_of(0, 1));
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().code, Errc::gone) << taken.error().message;
-  const auto zeros = guest.outlet.put_zeros(kUrgent, {kFirst, 1});
+  const auto zeros = guest.outlet.put_zeros(kUrgent, {kFirstPage, 1});
   ASSERT_FALSE(zeros);
   EXPECT_EQ(zeros.error().code, Errc::gone) << zeros.error().message;
 }

@@ -25,13 +25,12 @@ using namespace testing_support;
 using testing::HasSubstr;
 using End = UserfaultPageIn::End;
 
-constexpr std::uint64_t kUnit = kHugeBytes / kPageSizeBytes;
-constexpr std::uint64_t kPages = 2 * kUnit;
-constexpr PageRun kAll{.first = PageIndex{0}, .pages = kPages};
+constexpr std::uint64_t kFaultingPages = 2 * kPagesPerHuge;
+constexpr PageRun kAll{.first = PageIndex{0}, .pages = kFaultingPages};
 
 MemoryLayout layout_with(std::uint64_t backing_page_bytes) {
   auto layout = MemoryLayout::make({RamBlock{.name = "ram",
-                                             .length_bytes = bytes_of_pages(kPages),
+                                             .length_bytes = bytes_of_pages(kFaultingPages),
                                              .backing_page_bytes = backing_page_bytes}});
   PF_CHECK(layout.has_value());
   return *layout;
@@ -105,8 +104,8 @@ struct Guest {
                  std::uint64_t features = UFFD_FEATURE_EVENT_REMOVE)
       : layout(layout_with(backing == Backing::huge_pages ? kHugeBytes : kPageSizeBytes)),
         supply(layout),
-        child(kPages, backing, features) {
-    for (std::uint64_t page = 0; page < kPages; ++page) {
+        child(kFaultingPages, backing, features) {
+    for (std::uint64_t page = 0; page < kFaultingPages; ++page) {
       if (!expected_zero(page)) supply.set_page(PageIndex{page}, content_of(page, 1));
     }
   }
@@ -119,10 +118,6 @@ UserfaultPageInOptions with_order(PrefetchOrder order) {
   return {.page_in = {.order = order}};
 }
 
-PageRun run(std::uint64_t first, std::uint64_t pages) {
-  return {.first = PageIndex{first}, .pages = pages};
-}
-
 // All pages are there, the guest found the right ones, on demand and without.
 void expect_whole_guest(Backing backing) {
   Guest guest(backing);
@@ -131,7 +126,7 @@ void expect_whole_guest(Backing backing) {
   const auto ended = pager.end();
   ASSERT_TRUE(ended) << ended.error().message;
   EXPECT_EQ(*ended, End::all_there);
-  EXPECT_EQ(pager.loop->figures().pages_there, kPages);
+  EXPECT_EQ(pager.loop->figures().pages_there, kFaultingPages);
 }
 
 TEST(UserfaultPageIn, BringsAnonymousMemory) {
@@ -147,7 +142,7 @@ TEST(UserfaultPageIn, BringsMemoryOfTransparentHugePages) {
 }
 
 TEST(UserfaultPageIn, BringsHugePages) {
-  const HugePages reserved(kPages / kUnit);
+  const HugePages reserved(kFaultingPages / kPagesPerHuge);
   ASSERT_TRUE(reserved.enough()) << "no huge pages can be reserved: root can";
   expect_whole_guest(Backing::huge_pages);
 }
@@ -168,7 +163,7 @@ TEST(UserfaultPageIn, EndsWithItsVmm) {
 TEST(UserfaultPageIn, WhoWaitedForAPagerThatStoppedGetsItsPageFromTheNext) {
   Guest guest;
   MemoryPageSupply hanging(guest.layout, MemoryPageSupply::Answers::when_told);
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kFaultingPages; ++page) {
     hanging.set_page(PageIndex{page}, content_of(page, 1));
   }
   {
@@ -188,14 +183,14 @@ TEST(UserfaultPageIn, WhatAnEarlierPagerBroughtIsFoundAndNotReadAgain) {
   Guest guest;
   {
     Pager first(guest.child.vmm(), guest.layout, guest.supply, with_order(PrefetchOrder::none));
-    guest.child.expect_right(GuestTask::check, run(0, kUnit));
+    guest.child.expect_right(GuestTask::check, run(0, kPagesPerHuge));
   }
   MemoryPageSupply rest(guest.layout);
-  for (std::uint64_t page = kUnit; page < kPages; ++page) {
+  for (std::uint64_t page = kPagesPerHuge; page < kFaultingPages; ++page) {
     if (!expected_zero(page)) rest.set_page(PageIndex{page}, content_of(page, 1));
   }
   Pager second(guest.child.vmm(), guest.layout, rest, with_order(PrefetchOrder::linear));
-  EXPECT_GE(second.loop->figures().pages_found, kUnit);
+  EXPECT_GE(second.loop->figures().pages_found, kPagesPerHuge);
   ASSERT_TRUE(second.end());
   guest.child.expect_right(GuestTask::check, kAll);
 }
@@ -205,11 +200,11 @@ TEST(UserfaultPageIn, WithoutPageTablesNothingThatIsThereIsOverwritten) {
   Guest guest;
   {
     Pager first(guest.child.vmm(), guest.layout, guest.supply, with_order(PrefetchOrder::none));
-    guest.child.expect_right(GuestTask::check, run(0, kUnit));
+    guest.child.expect_right(GuestTask::check, run(0, kPagesPerHuge));
   }
   MemoryPageSupply other(guest.layout);
-  for (std::uint64_t page = 0; page < kPages; ++page) {
-    const std::uint64_t age = page < kUnit ? 2 : 1;
+  for (std::uint64_t page = 0; page < kFaultingPages; ++page) {
+    const std::uint64_t age = page < kPagesPerHuge ? 2 : 1;
     if (age == 2 || !expected_zero(page)) other.set_page(PageIndex{page}, content_of(page, age));
   }
   UserfaultVmm vmm = guest.child.vmm();
@@ -282,9 +277,9 @@ TEST(UserfaultPageIn, APoisonedPageOfAMemoryFileIsABusError) {
 }
 
 TEST(UserfaultPageIn, AHugePageWithABadPartIsPoisonedAsAWhole) {
-  const HugePages reserved(kPages / kUnit);
+  const HugePages reserved(kFaultingPages / kPagesPerHuge);
   ASSERT_TRUE(reserved.enough()) << "no huge pages can be reserved: root can";
-  expect_bus_errors(Backing::huge_pages, kUnit + 11, run(kUnit, kUnit));
+  expect_bus_errors(Backing::huge_pages, kPagesPerHuge + 11, run(kPagesPerHuge, kPagesPerHuge));
 }
 
 TEST(UserfaultPageIn, WhoWaitsForABadPageWaitsAndIsServedOnceTheStorageHasRecovered) {
@@ -293,7 +288,7 @@ TEST(UserfaultPageIn, WhoWaitsForABadPageWaitsAndIsServedOnceTheStorageHasRecove
   bool was_bad = false;
   Pager pager(guest.child.vmm(), guest.layout, guest.supply, with_order(PrefetchOrder::linear),
               nullptr, [&](const UserfaultPageInFigures& figures) {
-                if (figures.pages_bad == 0 || figures.pages_there < kPages - 1) return;
+                if (figures.pages_bad == 0 || figures.pages_there < kFaultingPages - 1) return;
                 was_bad = true;
                 guest.supply.mend_page(PageIndex{500});
               });
@@ -312,7 +307,7 @@ TEST(UserfaultPageIn, ABadPageIsAnErrorWhenNothingElseIsMissing) {
   ASSERT_FALSE(ended);
   EXPECT_EQ(ended.error().code, Errc::corrupt);
   EXPECT_THAT(ended.error().message, HasSubstr("page 500"));
-  EXPECT_EQ(pager.loop->figures().pages_there, kPages - 1);
+  EXPECT_EQ(pager.loop->figures().pages_there, kFaultingPages - 1);
 }
 
 TEST(UserfaultPageIn, HeldPrefetchBringsNothingUntilItIsReleased) {
@@ -332,7 +327,7 @@ TEST(UserfaultPageIn, HeldPrefetchBringsNothingUntilItIsReleased) {
   EXPECT_LT((*loop)->figures().pages_there, 2 * kPrefetchRunPagesMax);
   (*loop)->release_prefetch(Nanoseconds(0));
   thread.join();
-  EXPECT_EQ((*loop)->figures().pages_there, kPages);
+  EXPECT_EQ((*loop)->figures().pages_there, kFaultingPages);
 }
 
 TEST(UserfaultPageIn, TheOrderOfFirstTouchesIsReplayed) {

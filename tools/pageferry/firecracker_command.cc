@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "tools/pageferry/commands.h"
+#include "tools/pageferry/mebibytes.h"
 #include "tools/pageferry/memory_source.h"
 #include "tools/pageferry/reporter.h"
 #include "tools/pageferry/stop_on_signals.h"
@@ -14,10 +15,9 @@
 namespace pageferry {
 namespace {
 
-constexpr Seconds kOpenBound{120};
+constexpr Seconds kServiceOpenBound{120};
 constexpr Milliseconds kMessagePatience{
     5000};  // Firecracker sends its message as soon as it is connected
-constexpr std::uint64_t kBytesPerMib = std::uint64_t{1} << 20;
 
 nlohmann::json to_json(const UserfaultPageInFigures& figures) {
   const std::uint64_t sent = figures.pages_demand + figures.pages_prefetched;
@@ -92,7 +92,7 @@ ExitCode run_firecracker(const FirecrackerCommand& command, const Clock& clock) 
     reporter.finish(nlohmann::json::object(), code);
     return code;
   };
-  const WaitBounds bounds{&stop, Deadline::after(clock, kOpenBound)};
+  const WaitBounds bounds{&stop, Deadline::after(clock, kServiceOpenBound)};
   reporter.phase("open");
   auto source =
       open_memory_source(command.file, command.kind, command.common.store_faults, clock, bounds);

@@ -9,7 +9,7 @@
 namespace pageferry {
 namespace {
 
-constexpr Seconds kLookBound{3};
+constexpr Seconds kStatusBound{3};
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 constexpr const char* phase_name(HookPhase phase) {
@@ -33,7 +33,7 @@ constexpr const char* phase_name(HookPhase phase) {
 }
 
 nlohmann::json progress_at(const std::string& socket, const Clock& clock) {
-  const Deadline deadline = Deadline::after(clock, kLookBound);
+  const Deadline deadline = Deadline::after(clock, kStatusBound);
   const auto client = HookClient::connect(socket, HookClient::Role::observer, deadline);
   if (!client) return nullptr;
   const auto page = (*client)->progress(deadline);

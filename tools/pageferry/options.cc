@@ -9,12 +9,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 
+#include "tools/pageferry/mebibytes.h"
 #include "tools/pageferry/option_names.h"
 
 namespace pageferry {
 namespace {
-
-constexpr std::uint64_t kBytesPerMib = std::uint64_t{1} << 20;
 
 // What CLI11 writes into before it is checked and converted.
 struct RawOptions {

@@ -17,7 +17,7 @@
 namespace pageferry {
 namespace {
 
-constexpr Seconds kQueryBound{30};
+constexpr Seconds kRecoveryQueryBound{30};
 constexpr Seconds kAttachBound{60};
 constexpr Seconds kWithoutMonitorBound{20};
 constexpr Seconds kWaitBound{60};
@@ -217,7 +217,7 @@ Result<bool> Recovery::cancel_abandoned(const std::vector<VmmLook>& looks) {
     if (look.migration_status != "pre-switchover") continue;
     reporter_.note("canceling the migration that a dead tool left in pre-switchover");
     PF_TRY(look.qmp->execute("migrate_cancel", nlohmann::json::object(),
-                             Deadline::after(clock_, kQueryBound)));
+                             Deadline::after(clock_, kRecoveryQueryBound)));
     canceled = true;
   }
   return canceled;
@@ -318,8 +318,8 @@ Result<void> Recovery::end_vmm(VmmLook& vmm) {
   const std::string socket = vmm.socket();
   if (vmm.hook) {
     // Told, where it can be told: it may have to tidy up.
-    auto mover =
-        HookClient::connect(socket, HookClient::Role::mover, Deadline::after(clock_, kQueryBound));
+    auto mover = HookClient::connect(socket, HookClient::Role::mover,
+                                     Deadline::after(clock_, kRecoveryQueryBound));
     PF_TRY(end_hook_vmm(*vmm.view.process, mover ? mover->get() : nullptr));
   } else {
     PF_TRY(pageferry::end_qemu(*vmm.view.process, vmm.qmp.get(), EndBounds{}));
@@ -331,7 +331,7 @@ Result<void> Recovery::end_vmm(VmmLook& vmm) {
 }
 
 Result<void> Recovery::continue_guest(VmmLook& vmm, Epoch epoch) {
-  const Deadline deadline = Deadline::after(clock_, kQueryBound);
+  const Deadline deadline = Deadline::after(clock_, kRecoveryQueryBound);
   if (hook_restore_) return hook_restore_->resume(raw(epoch), deadline);
   if (vmm.hook) {
     PF_ASSIGN(const auto mover,

@@ -6,12 +6,13 @@
 
 #include <cstdio>
 
+#include "tools/pageferry/mebibytes.h"
+
 namespace pageferry {
 namespace {
 
 constexpr Milliseconds kProgressInterval{1000};
 constexpr Milliseconds kBarInterval{200};
-constexpr std::uint64_t kBytesPerMib = std::uint64_t{1} << 20;
 constexpr int kBarCells = 28;
 
 std::uint64_t number(const nlohmann::json& fields, std::string_view outer, std::string_view name) {

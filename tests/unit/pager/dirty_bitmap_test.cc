@@ -1,5 +1,6 @@
 // DirtyBitmap and ReportedPages: every operation at the edges of the words of 64 pages, and what is taken out comes back.
 #include "pager/dirty_bitmap.h"
+#include "fakes/page_content.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,12 +14,10 @@
 namespace pageferry {
 namespace {
 
+using namespace testing_support;
+
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-PageRun run(std::uint64_t first, std::uint64_t pages) {
-  return {.first = PageIndex{first}, .pages = pages};
-}
 
 std::vector<PageRun> runs_of(const DirtyBitmap& bitmap, std::uint64_t pages_max = 1'000'000) {
   std::vector<PageRun> runs;

@@ -9,13 +9,13 @@ namespace {
 
 using namespace testing_support;
 
-constexpr std::uint64_t kPages = 400;
+constexpr std::uint64_t kLentGuestPages = 400;
 
 class LentPagesTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    memory_ = AlignedMemory::map(bytes_of_pages(kPages)).value();
-    for (std::uint64_t page = 0; page < kPages; ++page) set(page, 1);
+    memory_ = AlignedMemory::map(bytes_of_pages(kLentGuestPages)).value();
+    for (std::uint64_t page = 0; page < kLentGuestPages; ++page) set(page, 1);
     writer_->begin_pass(1);
   }
   void set(std::uint64_t page, std::uint64_t age) {
@@ -33,20 +33,20 @@ class LentPagesTest : public ::testing::Test {
     ASSERT_TRUE(writer_->finish_and_commit());
     auto reader = open_reader(disk_);
     ASSERT_TRUE(reader.has_value()) << reader.error().message;
-    for (std::uint64_t page = 0; page < kPages; ++page) {
+    for (std::uint64_t page = 0; page < kLentGuestPages; ++page) {
       const std::byte* at = memory_.data() + bytes_of_pages(page);
       EXPECT_EQ(read_page(**reader, page), std::vector<std::byte>(at, at + kPageSizeBytes)) << page;
     }
   }
 
   MemoryDisk disk_;
-  MemoryLayout layout_ = layout_of({{"pc.ram", kPages}});
+  MemoryLayout layout_ = layout_of({{"pc.ram", kLentGuestPages}});
   AlignedMemory memory_;
   std::unique_ptr<PageFileWriter> writer_ = writer_on(disk_, layout_);
 };
 
 TEST_F(LentPagesTest, AreReadBack) {
-  ASSERT_TRUE(lend(0, kPages));
+  ASSERT_TRUE(lend(0, kLentGuestPages));
   expect_stored_as_it_is();
 }
 
@@ -61,29 +61,29 @@ TEST_F(LentPagesTest, ThatFollowEachOtherAreOneWriteUpToAChunk) {
 
 TEST_F(LentPagesTest, ZeroPagesBetweenThemTakeNoSpace) {
   for (const std::uint64_t page : {0U, 7U, 8U, 399U}) clear(page);
-  ASSERT_TRUE(lend(0, kPages));
+  ASSERT_TRUE(lend(0, kLentGuestPages));
   EXPECT_EQ(writer_->stats().zero_pages, 4U);
   expect_stored_as_it_is();
 }
 
 TEST_F(LentPagesTest, OfALaterPassGoToTheirHomeSlots) {
-  ASSERT_TRUE(lend(0, kPages));
+  ASSERT_TRUE(lend(0, kLentGuestPages));
   writer_->begin_pass(2);
   for (std::uint64_t page = 10; page < 30; ++page) set(page, 2);
   ASSERT_TRUE(lend(10, 20));
   EXPECT_EQ(writer_->stats().rewritten_pages, 20U);
-  EXPECT_EQ(writer_->stats().home_pages, kPages + 20);
+  EXPECT_EQ(writer_->stats().home_pages, kLentGuestPages + 20);
   expect_stored_as_it_is();
 }
 
 TEST_F(LentPagesTest, AfterCopiedOnesReplaceThem) {
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(*writer_, page, 9));
-  ASSERT_TRUE(lend(0, kPages));
+  for (std::uint64_t page = 0; page < kLentGuestPages; ++page) ASSERT_TRUE(put(*writer_, page, 9));
+  ASSERT_TRUE(lend(0, kLentGuestPages));
   expect_stored_as_it_is();
 }
 
 TEST_F(LentPagesTest, OfTheBlackoutGoToTheTail) {
-  ASSERT_TRUE(lend(0, kPages));
+  ASSERT_TRUE(lend(0, kLentGuestPages));
   ASSERT_TRUE(writer_->begin_blackout());
   for (std::uint64_t page = 50; page < 60; ++page) set(page, 2);
   ASSERT_TRUE(lend(50, 10));
@@ -93,7 +93,7 @@ TEST_F(LentPagesTest, OfTheBlackoutGoToTheTail) {
 
 TEST_F(LentPagesTest, OnAFullStoreAreAnError) {
   disk_.bytes_max = kFileBlockBytes;
-  Result<void> outcome = lend(0, kPages);
+  Result<void> outcome = lend(0, kLentGuestPages);
   if (outcome) {
     const auto committed = writer_->finish_and_commit();
     ASSERT_FALSE(committed);

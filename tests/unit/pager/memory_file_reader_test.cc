@@ -19,11 +19,11 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr std::uint64_t kPages = 48;
+constexpr std::uint64_t kMemoryFilePages = 48;
 
 class MemoryFileReaderTest : public testing::Test {
  protected:
-  MemoryFileReaderTest() { disk_.live = contents_of(0, kPages); }
+  MemoryFileReaderTest() { disk_.live = contents_of(0, kMemoryFilePages); }
 
   Result<std::unique_ptr<MemoryFileReader>> try_open(const std::vector<PageRun>& holes = {},
                                                      const std::vector<StorageFault>& faults = {}) {
@@ -51,8 +51,9 @@ class MemoryFileReaderTest : public testing::Test {
 
 TEST_F(MemoryFileReaderTest, EachPageIsAtItsPlace) {
   const auto reader = open();
-  EXPECT_EQ(reader->layout().pages(), kPages);
-  for (std::uint64_t page = 0; page < kPages; ++page) EXPECT_TRUE(holds(*reader, page, 1)) << page;
+  EXPECT_EQ(reader->layout().pages(), kMemoryFilePages);
+  for (std::uint64_t page = 0; page < kMemoryFilePages; ++page)
+    EXPECT_TRUE(holds(*reader, page, 1)) << page;
 }
 
 TEST_F(MemoryFileReaderTest, HolesAreZeroAndEndARun) {

@@ -11,12 +11,12 @@ namespace {
 
 using namespace testing_support;
 
-constexpr std::uint64_t kPages = 1000;
+constexpr std::uint64_t kFilePages = 1000;
 
 class PageFileTest : public ::testing::Test {
  protected:
   MemoryDisk disk_;
-  MemoryLayout layout_ = layout_of({{"pc.ram", kPages - 100}, {"vga.vram", 100}});
+  MemoryLayout layout_ = layout_of({{"pc.ram", kFilePages - 100}, {"vga.vram", 100}});
   std::unique_ptr<PageFileWriter> writer_ = writer_on(disk_, layout_);
 
   CommitInfo commit() {
@@ -33,37 +33,38 @@ class PageFileTest : public ::testing::Test {
 
 TEST_F(PageFileTest, ReadsBackWhatTheFirstPassStored) {
   writer_->begin_pass(1);
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
+  for (std::uint64_t page = 0; page < kFilePages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
   commit();
   const auto reader = reopen();
   ASSERT_NE(reader, nullptr);
-  for (std::uint64_t page = 0; page < kPages; ++page) EXPECT_TRUE(holds(*reader, page, 1)) << page;
+  for (std::uint64_t page = 0; page < kFilePages; ++page)
+    EXPECT_TRUE(holds(*reader, page, 1)) << page;
 }
 
 TEST_F(PageFileTest, ALaterPassReplacesContentInItsHomeSlot) {
   writer_->begin_pass(1);
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
+  for (std::uint64_t page = 0; page < kFilePages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
   writer_->begin_pass(2);
-  for (std::uint64_t page = 0; page < kPages; page += 3) ASSERT_TRUE(put(*writer_, page, 2));
-  EXPECT_EQ(commit().record.slots, kPages);
+  for (std::uint64_t page = 0; page < kFilePages; page += 3) ASSERT_TRUE(put(*writer_, page, 2));
+  EXPECT_EQ(commit().record.slots, kFilePages);
   const auto reader = reopen();
   ASSERT_NE(reader, nullptr);
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kFilePages; ++page) {
     EXPECT_TRUE(holds(*reader, page, page % 3 == 0 ? 2 : 1)) << page;
   }
 }
 
 TEST_F(PageFileTest, TheBlackoutPassGoesToTheTail) {
   writer_->begin_pass(1);
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
+  for (std::uint64_t page = 0; page < kFilePages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
   ASSERT_TRUE(writer_->begin_blackout());
-  for (std::uint64_t page = 5; page < kPages; page += 10) ASSERT_TRUE(put(*writer_, page, 2));
+  for (std::uint64_t page = 5; page < kFilePages; page += 10) ASSERT_TRUE(put(*writer_, page, 2));
   const CommitInfo info = commit();
   EXPECT_EQ(info.record.tail_pages, 100U);
   EXPECT_EQ(writer_->stats().rewritten_pages, 0U);
   const auto reader = reopen();
   ASSERT_NE(reader, nullptr);
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kFilePages; ++page) {
     EXPECT_TRUE(holds(*reader, page, page % 10 == 5 ? 2 : 1)) << page;
   }
 }
@@ -101,7 +102,7 @@ TEST_F(PageFileTest, TwoVersionsOfAPageInOnePassGetDifferentNumbers) {
 TEST_F(PageFileTest, ZeroPagesTakeNoSpace) {
   writer_->begin_pass(1);
   const PageArray zero{};
-  for (std::uint64_t page = 0; page < kPages; ++page) {
+  for (std::uint64_t page = 0; page < kFilePages; ++page) {
     ASSERT_TRUE(writer_->put_page(PageIndex{page}, zero));
   }
   const CommitInfo info = commit();
@@ -110,7 +111,7 @@ TEST_F(PageFileTest, ZeroPagesTakeNoSpace) {
   const auto reader = reopen();
   ASSERT_NE(reader, nullptr);
   EXPECT_TRUE(reader->is_zero(PageIndex{0}));
-  EXPECT_TRUE(reader->is_zero(PageIndex{kPages - 1}));
+  EXPECT_TRUE(reader->is_zero(PageIndex{kFilePages - 1}));
 }
 
 TEST_F(PageFileTest, AStoredPageThatBecomesZeroReadsAsZero) {
@@ -143,15 +144,16 @@ TEST_F(PageFileTest, AZeroPageThatGetsContentAgainUsesItsOldSlot) {
 
 TEST_F(PageFileTest, ATailThatOverflowsGoesOnBehindTheSlots) {
   writer_->begin_pass(1);
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
+  for (std::uint64_t page = 0; page < kFilePages; ++page) ASSERT_TRUE(put(*writer_, page, 1));
   ASSERT_TRUE(writer_->begin_blackout());
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(*writer_, page, 2));
-  EXPECT_EQ(commit().record.tail_pages, kPages);
+  for (std::uint64_t page = 0; page < kFilePages; ++page) ASSERT_TRUE(put(*writer_, page, 2));
+  EXPECT_EQ(commit().record.tail_pages, kFilePages);
   const std::uint64_t reserved = pages_of_bytes(small_options().tail_bytes_max);
-  EXPECT_EQ(writer_->stats().tail_overflow_pages, kPages - reserved);
+  EXPECT_EQ(writer_->stats().tail_overflow_pages, kFilePages - reserved);
   const auto reader = reopen();
   ASSERT_NE(reader, nullptr);
-  for (std::uint64_t page = 0; page < kPages; ++page) EXPECT_TRUE(holds(*reader, page, 2)) << page;
+  for (std::uint64_t page = 0; page < kFilePages; ++page)
+    EXPECT_TRUE(holds(*reader, page, 2)) << page;
 }
 
 TEST_F(PageFileTest, LayoutAndCommitIdSurvive) {
@@ -190,7 +192,7 @@ TEST_F(PageFileTest, NothingIsWrittenAfterTheCommit) {
 
 TEST_F(PageFileTest, APageBeyondTheGuestIsRefused) {
   writer_->begin_pass(1);
-  const Result<void> refused = put(*writer_, kPages, 1);
+  const Result<void> refused = put(*writer_, kFilePages, 1);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code, Errc::invalid);
   EXPECT_NE(refused.error().message.find("1000"), std::string::npos) << refused.error().message;

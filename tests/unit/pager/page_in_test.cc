@@ -11,10 +11,13 @@
 
 #include "fakes/manual_clock.h"
 #include "fakes/memory_page_supply.h"
+#include "fakes/page_content.h"
 #include "fakes/recording_outlet.h"
 
 namespace pageferry {
 namespace {
+
+using namespace testing_support;
 
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -23,21 +26,20 @@ using testing_support::MemoryPageSupply;
 using testing_support::RecordingOutlet;
 using Answers = MemoryPageSupply::Answers;
 
-constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
 constexpr std::uint64_t kHugePages = kHugeBytes / kPageSizeBytes;
 
-MemoryLayout layout_of(std::vector<RamBlock> blocks) {
+MemoryLayout layout_of_backed(std::vector<RamBlock> blocks) {
   auto layout = MemoryLayout::make(std::move(blocks));
   EXPECT_TRUE(layout);
   return *layout;
 }
 
 MemoryLayout small_block(std::uint64_t pages) {
-  return layout_of({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
+  return layout_of_backed({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
 }
 
 MemoryLayout huge_block(std::uint64_t units) {
-  return layout_of({RamBlock{
+  return layout_of_backed({RamBlock{
       .name = "ram", .length_bytes = units * kHugeBytes, .backing_page_bytes = kHugeBytes}});
 }
 
@@ -370,7 +372,7 @@ TEST(PageIn, ABackingPageThatIsOnItsWayIsNotSentTwice) {
 }
 
 TEST(PageIn, SmallBlocksDoNotBreakIntoABackingPage) {
-  Restore restore(layout_of(
+  Restore restore(layout_of_backed(
       {RamBlock{.name = "rom", .length_bytes = bytes_of_pages(100)},
        RamBlock{.name = "ram", .length_bytes = kHugeBytes, .backing_page_bytes = kHugeBytes}}));
   restore.fill();

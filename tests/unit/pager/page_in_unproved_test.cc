@@ -16,14 +16,14 @@
 namespace pageferry {
 namespace {
 
+using namespace testing_support;
+
 using testing::ElementsAre;
 using testing_support::layout_of;
 using testing_support::ManualClock;
 using testing_support::MemoryPageSupply;
 using testing_support::RecordingOutlet;
 
-constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
-constexpr std::uint64_t kUnit = kHugeBytes / kPageSizeBytes;
 constexpr PageIndex kBad{300};
 
 MemoryLayout huge_layout(std::uint64_t units) {
@@ -109,19 +109,21 @@ TEST(PageInUnproved, SettledInAnotherWayItCountsAndIsNotSent) {
 
 TEST(PageInUnproved, ABackingPageIsSetAsideAsAWholeAndTheOthersPass) {
   Restore restore(huge_layout(3));
-  const PageIndex bad{kUnit + 200};
+  const PageIndex bad{kPagesPerHuge + 200};
   restore.supply.break_page(bad);
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
   restore.steps();
-  EXPECT_EQ(page_in.pages_left(), 2 * kUnit);
+  EXPECT_EQ(page_in.pages_left(), 2 * kPagesPerHuge);
   ASSERT_EQ(page_in.unproved().size(), 1U);
-  EXPECT_EQ(page_in.unproved().begin()->second.run, (PageRun{PageIndex{kUnit}, kUnit}));
+  EXPECT_EQ(page_in.unproved().begin()->second.run,
+            (PageRun{PageIndex{kPagesPerHuge}, kPagesPerHuge}));
   EXPECT_EQ(restore.supply.unreleased(), 0U);
   restore.supply.mend_page(bad);
-  page_in.read_again(PageIndex{kUnit});
+  page_in.read_again(PageIndex{kPagesPerHuge});
   restore.steps();
   EXPECT_TRUE(page_in.complete());
-  EXPECT_EQ(page_in.counters().pages_prefetched + page_in.counters().pages_demand, 3 * kUnit);
+  EXPECT_EQ(page_in.counters().pages_prefetched + page_in.counters().pages_demand,
+            3 * kPagesPerHuge);
   EXPECT_EQ(restore.supply.unreleased(), 0U);
 }
 

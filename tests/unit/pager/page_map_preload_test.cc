@@ -12,17 +12,17 @@ namespace {
 
 using namespace testing_support;
 
-constexpr std::uint64_t kPages = 2000;  // eight map blocks
+constexpr std::uint64_t kMapPages = 2000;  // eight map blocks
 constexpr std::uint64_t kMapBlocks = 8;
 constexpr std::uint64_t kMapBytesMax = std::uint64_t{1} << 20;
 
 class PageMapPreloadTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    writer_ = writer_on(disk_, layout_of({{"pc.ram", kPages}}));
+    writer_ = writer_on(disk_, layout_of({{"pc.ram", kMapPages}}));
     ASSERT_NE(writer_, nullptr);
     writer_->begin_pass(1);
-    store(0, kPages, 1);
+    store(0, kMapPages, 1);
   }
   void store(std::uint64_t first, std::uint64_t end, std::uint64_t age) {
     for (std::uint64_t page = first; page < end; ++page) ASSERT_TRUE(put(*writer_, page, age));
@@ -84,9 +84,9 @@ TEST_F(PageMapPreloadTest, APreloadOfAnotherFileIsNotUsed) {
   auto another = PageFileWriter::make(std::make_unique<MemoryStorage>(other), ids, small_options(),
                                       real_clock());
   ASSERT_TRUE(another);
-  ASSERT_TRUE((*another)->begin(layout_of({{"pc.ram", kPages}})));
+  ASSERT_TRUE((*another)->begin(layout_of({{"pc.ram", kMapPages}})));
   (*another)->begin_pass(1);
-  for (std::uint64_t page = 0; page < kPages; ++page) ASSERT_TRUE(put(**another, page, 9));
+  for (std::uint64_t page = 0; page < kMapPages; ++page) ASSERT_TRUE(put(**another, page, 9));
   ASSERT_TRUE((*another)->begin_blackout());
   MemoryStorage file(other);
   ASSERT_TRUE(preload_.advance(file, kMapBytesMax, {}));

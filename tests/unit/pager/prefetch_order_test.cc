@@ -7,23 +7,26 @@
 #include <vector>
 
 #include "fakes/memory_page_supply.h"
+#include "fakes/page_content.h"
 
 namespace pageferry {
 namespace {
+
+using namespace testing_support;
 
 using testing_support::MemoryPageSupply;
 using Kind = PrefetchChoice::Kind;
 
 constexpr std::uint64_t kRegion = kPrefetchRegionPages;
 
-MemoryLayout layout_of(std::vector<RamBlock> blocks) {
+MemoryLayout layout_of_blocks(std::vector<RamBlock> blocks) {
   auto layout = MemoryLayout::make(std::move(blocks));
   EXPECT_TRUE(layout);
   return *layout;
 }
 
 MemoryLayout one_block(std::uint64_t pages) {
-  return layout_of({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
+  return layout_of_blocks({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
 }
 
 struct Guest {
@@ -43,10 +46,6 @@ struct Guest {
   MemoryPageSupply supply;
   SentMap sent;
 };
-
-PageRun run(std::uint64_t first, std::uint64_t pages) {
-  return {PageIndex{first}, pages};
-}
 
 TEST(Prefetcher, NoneChoosesNothing) {
   Guest guest(one_block(100));
@@ -69,8 +68,8 @@ TEST(Prefetcher, LinearChoosesStoredPagesInOrderAndZeroPagesLast) {
 }
 
 TEST(Prefetcher, ChoosesEveryPageExactlyOnce) {
-  Guest guest(layout_of({RamBlock{.name = "a", .length_bytes = bytes_of_pages(3000)},
-                         RamBlock{.name = "b", .length_bytes = bytes_of_pages(1000)}}));
+  Guest guest(layout_of_blocks({RamBlock{.name = "a", .length_bytes = bytes_of_pages(3000)},
+                                RamBlock{.name = "b", .length_bytes = bytes_of_pages(1000)}}));
   for (std::uint64_t page = 0; page < 3998; page += 3)
     guest.store(page, 2, static_cast<std::uint32_t>(page % 7));
   for (std::uint64_t page = 1; page < 4000; page += 50) guest.supply.set_tail(PageIndex{page});
@@ -86,8 +85,8 @@ TEST(Prefetcher, ChoosesEveryPageExactlyOnce) {
 }
 
 TEST(Prefetcher, RunsStayInsideTheirBlock) {
-  Guest guest(layout_of({RamBlock{.name = "a", .length_bytes = bytes_of_pages(10)},
-                         RamBlock{.name = "b", .length_bytes = bytes_of_pages(10)}}));
+  Guest guest(layout_of_blocks({RamBlock{.name = "a", .length_bytes = bytes_of_pages(10)},
+                                RamBlock{.name = "b", .length_bytes = bytes_of_pages(10)}}));
   guest.store(0, 20);
   Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::linear);
   EXPECT_EQ(guest.next(prefetcher).run, run(0, 10));
@@ -213,7 +212,7 @@ TEST(Prefetcher, HotMeansNewerThanMostOfTheGuest) {
 
 TEST(Prefetcher, ChoosesWholeBackingPages) {
   constexpr std::uint64_t kHuge = std::uint64_t{2} << 20;
-  Guest guest(layout_of(
+  Guest guest(layout_of_blocks(
       {RamBlock{.name = "small", .length_bytes = bytes_of_pages(3)},
        RamBlock{.name = "huge", .length_bytes = 2 * kHuge, .backing_page_bytes = kHuge}}));
   guest.store(3 + 512 + 17, 1);

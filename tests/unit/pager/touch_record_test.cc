@@ -13,13 +13,11 @@
 namespace pageferry {
 namespace {
 
+using namespace testing_support;
+
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing_support::layout_of;
-
-PageRun run(std::uint64_t first, std::uint64_t pages) {
-  return {.first = PageIndex{first}, .pages = pages};
-}
 
 const MemoryLayout& layout() {
   static const MemoryLayout two_blocks = layout_of({{"ram", 1000}, {"rom", 24}});

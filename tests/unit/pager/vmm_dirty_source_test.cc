@@ -9,15 +9,13 @@
 namespace pageferry {
 namespace {
 
+using namespace testing_support;
+
 using testing::HasSubstr;
 
 constexpr std::uint64_t kRamPages = 100;  // the second block begins in the middle of a word
 constexpr std::uint64_t kBiosPages = 70;
-constexpr std::uint64_t kPages = kRamPages + kBiosPages;
-
-PageRun run(std::uint64_t first, std::uint64_t pages) {
-  return {.first = PageIndex{first}, .pages = pages};
-}
+constexpr std::uint64_t kTrackedPages = kRamPages + kBiosPages;
 
 // A VMM that logs the writes that the test makes.
 class LoggingVmm final : public VmmDirtyLog {
@@ -49,17 +47,17 @@ class LoggingVmm final : public VmmDirtyLog {
 class VmmDirtySourceTest : public testing::Test {
  protected:
   DirtyBitmap collected() {
-    DirtyBitmap dirty(kPages);
+    DirtyBitmap dirty(kTrackedPages);
     const auto done = source_.collect_into(dirty);
     EXPECT_TRUE(done) << done.error().message;
     return dirty;
   }
   void start_and_collect_all() {
     ASSERT_TRUE(source_.start());
-    EXPECT_EQ(collected().count(), kPages);
+    EXPECT_EQ(collected().count(), kTrackedPages);
   }
   static DirtyBitmap with(std::initializer_list<PageRun> runs) {
-    DirtyBitmap bitmap(kPages);
+    DirtyBitmap bitmap(kTrackedPages);
     for (const PageRun& each : runs) bitmap.set(each);
     return bitmap;
   }
@@ -104,12 +102,12 @@ TEST_F(VmmDirtySourceTest, AfterAFailedCollectionAllIsDirty) {
   start_and_collect_all();
   vmm_.write(0, 7);
   vmm_.fails_once = true;
-  DirtyBitmap dirty(kPages);
+  DirtyBitmap dirty(kTrackedPages);
   const auto failed = source_.collect_into(dirty);
   ASSERT_FALSE(failed);
   EXPECT_EQ(failed.error().code, Errc::vmm);
   EXPECT_THAT(failed.error().message, HasSubstr("vCPU 3 is stuck"));
-  EXPECT_EQ(collected().count(), kPages);
+  EXPECT_EQ(collected().count(), kTrackedPages);
   EXPECT_TRUE(collected().empty());
 }
 
@@ -140,13 +138,13 @@ TEST_F(VmmDirtySourceTest, TheDestructorStopsTheLog) {
 }
 
 TEST_F(VmmDirtySourceTest, AbortsWhenItIsUsedInTheWrongOrder) {
-  DirtyBitmap dirty(kPages);
+  DirtyBitmap dirty(kTrackedPages);
   EXPECT_DEATH(static_cast<void>(source_.collect_into(dirty)), "broken invariant");
   ASSERT_TRUE(source_.start());
   EXPECT_DEATH(static_cast<void>(source_.start()), "broken invariant");
-  DirtyBitmap other(kPages + 1);
+  DirtyBitmap other(kTrackedPages + 1);
   EXPECT_DEATH(static_cast<void>(source_.collect_into(other)), "broken invariant");
-  EXPECT_DEATH(source_.mark_dirty(run(kPages, 1)), "broken invariant");
+  EXPECT_DEATH(source_.mark_dirty(run(kTrackedPages, 1)), "broken invariant");
 }
 
 }  // namespace

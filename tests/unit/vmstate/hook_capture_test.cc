@@ -12,7 +12,7 @@
 namespace pageferry {
 namespace {
 
-constexpr std::uint64_t kPages = 64;
+constexpr std::uint64_t kCapturedPages = 64;
 
 class Observer final : public CaptureObserver {
  public:
@@ -46,7 +46,7 @@ class HookCaptureTest : public testing::Test {
     ASSERT_TRUE(capture.run_blackout());
   }
 
-  fakes::FakeHookClient client_{kPages};
+  fakes::FakeHookClient client_{kCapturedPages};
   fakes::MemoryPageSink sink_;
   Observer observer_;
   std::unique_ptr<HookMemory> memory_;
@@ -56,7 +56,7 @@ class HookCaptureTest : public testing::Test {
 TEST_F(HookCaptureTest, EveryPageArrivesAndUntouchedOnesAsZeros) {
   client_.write_page(3, std::byte{0x33});
   run_to_commit(capture());
-  ASSERT_EQ(sink_.pages.size(), kPages);
+  ASSERT_EQ(sink_.pages.size(), kCapturedPages);
   EXPECT_EQ(sink_.pages[3], std::vector<std::byte>(kPageSizeBytes, std::byte{0x33}));
   EXPECT_TRUE(sink_.pages[4].empty());
 }
@@ -172,7 +172,8 @@ TEST_F(HookCaptureTest, AnErrorOfTheSinkEndsTheBrownoutWithTheGuestRunning) {
 
 TEST_F(HookCaptureTest, AForcedSwitchStopsAGuestThatDoesNotConverge) {
   client_.on_collect = [&] {
-    for (std::uint64_t page = 0; page < kPages; ++page) client_.write_page(page, std::byte{2});
+    for (std::uint64_t page = 0; page < kCapturedPages; ++page)
+      client_.write_page(page, std::byte{2});
   };
   observer_.verdict = CaptureObserver::Verdict::switch_now;
   CaptureOptions options;

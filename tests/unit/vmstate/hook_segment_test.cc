@@ -15,7 +15,7 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr std::uint64_t kPages = 40'000;  // of two pages of bitmap
+constexpr std::uint64_t kSegmentPages = 40'000;  // of two pages of bitmap
 
 UniqueFd duplicate(int fd) {
   return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
@@ -24,12 +24,12 @@ UniqueFd duplicate(int fd) {
 class HookSegmentTest : public testing::Test {
  protected:
   void SetUp() override {
-    auto made = HookSegment::make(kPages);
+    auto made = HookSegment::make(kSegmentPages);
     ASSERT_TRUE(made) << made.error().message;
     segment_.emplace(std::move(*made));
   }
   HookSegmentView view() const {
-    auto opened = HookSegmentView::open(duplicate(segment_->descriptor()), kPages);
+    auto opened = HookSegmentView::open(duplicate(segment_->descriptor()), kSegmentPages);
     EXPECT_TRUE(opened) << opened.error().message;
     return std::move(*opened);
   }
@@ -37,18 +37,18 @@ class HookSegmentTest : public testing::Test {
 };
 
 TEST_F(HookSegmentTest, DirtyPagesAreReadAsTheyWerePut) {
-  DirtyBitmap dirty(kPages);
+  DirtyBitmap dirty(kSegmentPages);
   dirty.set({PageIndex{63}, 2});
-  dirty.set({PageIndex{kPages - 1}, 1});
+  dirty.set({PageIndex{kSegmentPages - 1}, 1});
   segment_->put_dirty(dirty, 7);
-  DirtyBitmap seen(kPages);
+  DirtyBitmap seen(kSegmentPages);
   ASSERT_TRUE(view().dirty_into(seen, 7));
   EXPECT_EQ(seen, dirty);
 }
 
 TEST_F(HookSegmentTest, AnotherCollectionThanWasSaidIsRefused) {
-  segment_->put_dirty(DirtyBitmap(kPages), 7);
-  DirtyBitmap seen(kPages);
+  segment_->put_dirty(DirtyBitmap(kSegmentPages), 7);
+  DirtyBitmap seen(kSegmentPages);
   const auto read = view().dirty_into(seen, 8);
   ASSERT_FALSE(read);
   EXPECT_THAT(read.error().message, HasSubstr("holds collection 7, the hook said 8"));
@@ -56,8 +56,8 @@ TEST_F(HookSegmentTest, AnotherCollectionThanWasSaidIsRefused) {
 
 TEST_F(HookSegmentTest, RemovedPagesAddUp) {
   segment_->add_removed({PageIndex{0}, 3});
-  segment_->add_removed({PageIndex{kPages - 2}, 2});
-  DirtyBitmap removed(kPages);
+  segment_->add_removed({PageIndex{kSegmentPages - 2}, 2});
+  DirtyBitmap removed(kSegmentPages);
   view().removed_into(removed);
   EXPECT_EQ(removed.count(), 5U);
 }
@@ -74,23 +74,23 @@ TEST_F(HookSegmentTest, WhoReceivesItCannotWriteIt) {
 }
 
 TEST_F(HookSegmentTest, ASegmentOfAnotherSizeIsRefused) {
-  const auto opened = HookSegmentView::open(duplicate(segment_->descriptor()), 10 * kPages);
+  const auto opened = HookSegmentView::open(duplicate(segment_->descriptor()), 10 * kSegmentPages);
   ASSERT_FALSE(opened);
   EXPECT_EQ(opened.error().code, Errc::invalid);
 }
 
 TEST_F(HookSegmentTest, MemoryThatCanShrinkIsRefused) {
   const UniqueFd memory(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  ASSERT_EQ(::ftruncate(memory.get(), static_cast<off_t>(hook_segment_bytes(kPages))), 0);
-  const auto opened = HookSegmentView::open(memory, kPages);
+  ASSERT_EQ(::ftruncate(memory.get(), static_cast<off_t>(hook_segment_bytes(kSegmentPages))), 0);
+  const auto opened = HookSegmentView::open(memory, kSegmentPages);
   ASSERT_FALSE(opened);
   EXPECT_THAT(opened.error().message, HasSubstr("has the seals"));
 }
 
 TEST_F(HookSegmentTest, SomethingElseIsRefused) {
-  const auto memory = make_sealed_memory("test", hook_segment_bytes(kPages));
+  const auto memory = make_sealed_memory("test", hook_segment_bytes(kSegmentPages));
   ASSERT_TRUE(memory);
-  const auto opened = HookSegmentView::open(*memory, kPages);
+  const auto opened = HookSegmentView::open(*memory, kSegmentPages);
   ASSERT_FALSE(opened);
   EXPECT_THAT(opened.error().message, HasSubstr("begins with 0x0"));
 }

@@ -21,7 +21,7 @@ using nlohmann::json;
 using testing::AnyOf;
 using testing::HasSubstr;
 
-VmManifest example() {
+VmManifest example_manifest() {
   VmManifest manifest;
   manifest.vm_name = "web";
   manifest.vm_uuid = "11111111-2222-3333-4444-555555555555";
@@ -59,9 +59,9 @@ std::string with_checksum(const std::string& line) {
   return fmt::format("{}crc32c {:08x}\n", line, crc32c(std::as_bytes(std::span(line))));
 }
 
-// The example with its JSON changed and the checksum made right again.
+// The example_manifest with its JSON changed and the checksum made right again.
 Result<VmManifest> decode_after(const std::function<void(json&)>& change) {
-  const std::string text = encoded(example());
+  const std::string text = encoded(example_manifest());
   json object = json::parse(text.substr(0, text.find('\n')));
   change(object);
   return decode_manifest(with_checksum(object.dump() + "\n"));
@@ -91,9 +91,9 @@ void expect_same(const VmManifest& a, const VmManifest& b) {
 }
 
 TEST(ManifestTest, ComesBackAsItWas) {
-  const auto decoded = decode_manifest(encoded(example()));
+  const auto decoded = decode_manifest(encoded(example_manifest()));
   ASSERT_TRUE(decoded) << decoded.error().message;
-  expect_same(*decoded, example());
+  expect_same(*decoded, example_manifest());
 }
 
 TEST(ManifestTest, VersionOneStaysReadableAndIsWrittenTheSameWay) {
@@ -103,12 +103,12 @@ TEST(ManifestTest, VersionOneStaysReadableAndIsWrittenTheSameWay) {
   golden << in.rdbuf();
   const auto decoded = decode_manifest(golden.str());
   ASSERT_TRUE(decoded) << decoded.error().message;
-  expect_same(*decoded, example());
-  EXPECT_EQ(encoded(example()), golden.str());
+  expect_same(*decoded, example_manifest());
+  EXPECT_EQ(encoded(example_manifest()), golden.str());
 }
 
 VmManifest hook_example() {
-  VmManifest manifest = example();
+  VmManifest manifest = example_manifest();
   manifest.vm_name = "demo";
   manifest.vm_uuid = "00000000-0000-0000-0000-000000000000";
   manifest.source.argv = {"demo_vmm", "--hook", "vm.sock"};
@@ -157,7 +157,7 @@ TEST(ManifestTest, AVmmWithAHookNamesAnAbsoluteSocket) {
 }
 
 TEST(ManifestTest, EveryFlippedBitIsNoticed) {
-  const std::string text = encoded(example());
+  const std::string text = encoded(example_manifest());
   for (std::size_t i = 0; i < text.size(); ++i) {
     for (int bit = 0; bit < 8; ++bit) {
       std::string damaged = text;
@@ -172,7 +172,7 @@ TEST(ManifestTest, EveryFlippedBitIsNoticed) {
 }
 
 TEST(ManifestTest, EveryTruncationIsNoticed) {
-  const std::string text = encoded(example());
+  const std::string text = encoded(example_manifest());
   for (std::size_t length = 0; length < text.size(); ++length) {
     ASSERT_EQ(decode_manifest(text.substr(0, length)).error().code, Errc::corrupt) << length;
   }
@@ -189,7 +189,7 @@ TEST(ManifestTest, OtherFormatAndOtherVersionAreTold) {
 }
 
 TEST(ManifestTest, EachMemberMustBeThere) {
-  const std::string text = encoded(example());
+  const std::string text = encoded(example_manifest());
   const json object = json::parse(text.substr(0, text.find('\n')));
   for (const auto& [key, value] : object.items()) {
     const auto decoded = decode_after([&key = key](json& m) { m.erase(key); });
@@ -205,7 +205,7 @@ TEST(ManifestTest, EachMemberMustBeThere) {
 }
 
 TEST(ManifestTest, EachMemberMustHaveItsType) {
-  const std::string text = encoded(example());
+  const std::string text = encoded(example_manifest());
   const json object = json::parse(text.substr(0, text.find('\n')));
   for (const json& wrong : {json(), json(1.5), json(-1), json::array({json::object()})}) {
     for (const auto& [key, value] : object.items()) {
@@ -274,16 +274,16 @@ TEST(ManifestTest, OversizeIsRefusedWithTheLimit) {
 }
 
 TEST(ManifestTest, WhatCouldNotBeReadBackIsNotWritten) {
-  VmManifest bad = example();
+  VmManifest bad = example_manifest();
   bad.source.argv.push_back("\xff\xfe");
   EXPECT_THAT(encode_manifest(bad).error().message, HasSubstr("UTF-8"));
-  bad = example();
+  bad = example_manifest();
   bad.vm_name = "";
   EXPECT_EQ(encode_manifest(bad).error().code, Errc::invalid);
 }
 
 TEST(ManifestTest, BlocksMayBeUnknownYet) {
-  VmManifest early = example();
+  VmManifest early = example_manifest();
   early.blocks.clear();
   EXPECT_TRUE(decode_manifest(encoded(early)));
 }

@@ -25,7 +25,7 @@ std::string vmdesc(std::initializer_list<const char*> names) {
   return json + "]}";
 }
 
-std::string error_of(const SourceStream& stream) {
+std::string tail_error_of(const SourceStream& stream) {
   DeviceStateTail tail;
   auto done = tail.append(stream.bytes());
   if (!done) return done.error().message;
@@ -69,17 +69,17 @@ SourceStream with_padded_description(std::size_t padding) {
 TEST(QemuDeviceTailTest, DescriptionOfAnyLengthIsFound) {
   // Around every number of NUL bytes in the length field.
   for (std::size_t padding = 0; padding < 600; ++padding) {
-    ASSERT_EQ(error_of(with_padded_description(padding)), "complete") << padding;
+    ASSERT_EQ(tail_error_of(with_padded_description(padding)), "complete") << padding;
   }
   for (const std::size_t padding : {65480U, 65490U, 65495U, 66000U, 131072U}) {
-    EXPECT_EQ(error_of(with_padded_description(padding)), "complete") << padding;
+    EXPECT_EQ(tail_error_of(with_padded_description(padding)), "complete") << padding;
   }
 }
 
 TEST(QemuDeviceTailTest, DescriptionBeyondItsLimitIsRefused) {
-  EXPECT_NE(
-      error_of(with_padded_description(kVmdescBytesMax)).find("limits are 268435456 and 16777216"),
-      std::string::npos);
+  EXPECT_NE(tail_error_of(with_padded_description(kVmdescBytesMax))
+                .find("limits are 268435456 and 16777216"),
+            std::string::npos);
 }
 
 TEST(QemuDeviceTailTest, PayloadThatLooksLikeAFooterIsNoEnd) {
@@ -88,50 +88,51 @@ TEST(QemuDeviceTailTest, PayloadThatLooksLikeAFooterIsNoEnd) {
       .device("b", 2, "")
       .eof()
       .description(vmdesc({"a", "b"}));
-  EXPECT_EQ(error_of(stream), "complete");
+  EXPECT_EQ(tail_error_of(stream), "complete");
 }
 
 TEST(QemuDeviceTailTest, SectionOfAnotherNameIsRefused) {
   SourceStream stream;
   stream.device("a", 1, "x").device("c", 2, "y").eof().description(vmdesc({"a", "b"}));
-  EXPECT_EQ(error_of(stream),
+  EXPECT_EQ(tail_error_of(stream),
             "device state: section of \"a\" instance 0 at byte 0 has no end that fits");
 }
 
 TEST(QemuDeviceTailTest, MissingFirstSectionIsRefused) {
   SourceStream stream;
   stream.device("b", 2, "y").eof().description(vmdesc({"a"}));
-  EXPECT_EQ(error_of(stream), "device state: no section of \"a\" instance 0 at byte 0");
+  EXPECT_EQ(tail_error_of(stream), "device state: no section of \"a\" instance 0 at byte 0");
 }
 
 TEST(QemuDeviceTailTest, SectionThatIsNotDescribedIsRefused) {
   SourceStream stream;
   stream.device("a", 1, "x").device("b", 2, "y").eof().description(vmdesc({"a"}));
-  EXPECT_NE(error_of(stream), "complete");
+  EXPECT_NE(tail_error_of(stream), "complete");
 }
 
 TEST(QemuDeviceTailTest, SectionsWithoutDescribedDevicesAreRefused) {
   SourceStream stream;
   stream.device("a", 1, "x").eof().description(vmdesc({}));
-  EXPECT_EQ(error_of(stream), "device state: 21 bytes behind the last device of the description");
+  EXPECT_EQ(tail_error_of(stream),
+            "device state: 21 bytes behind the last device of the description");
 }
 
 TEST(QemuDeviceTailTest, DescriptionThatIsNoJsonIsRefused) {
   SourceStream stream;
   stream.device("a", 1, "x").eof().description("{\"devices\":[}");
-  EXPECT_EQ(error_of(stream), "device description of 13 bytes is not a JSON object");
+  EXPECT_EQ(tail_error_of(stream), "device description of 13 bytes is not a JSON object");
 }
 
 TEST(QemuDeviceTailTest, DescriptionWithoutDevicesIsRefused) {
   SourceStream stream;
   stream.device("a", 1, "x").eof().description("{}");
-  EXPECT_EQ(error_of(stream), "device description has no array \"devices\"");
+  EXPECT_EQ(tail_error_of(stream), "device description has no array \"devices\"");
 }
 
 TEST(QemuDeviceTailTest, EntryWithoutANameIsRefused) {
   SourceStream stream;
   stream.device("a", 1, "x").eof().description(R"({"devices":[{"instance_id":0}]})");
-  EXPECT_EQ(error_of(stream), "device description: entry 0 has no name and instance_id");
+  EXPECT_EQ(tail_error_of(stream), "device description: entry 0 has no name and instance_id");
 }
 
 TEST(QemuDeviceTailTest, RunStateOfTheStoppedGuestIsRead) {

@@ -12,15 +12,15 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 
-std::vector<std::string> words(const std::string& line) {
+std::vector<std::string> words_of(const std::string& line) {
   std::istringstream in(line);
-  std::vector<std::string> words;
-  for (std::string word; in >> word;) words.push_back(word);
-  return words;
+  std::vector<std::string> words_of;
+  for (std::string word; in >> word;) words_of.push_back(word);
+  return words_of;
 }
 
 std::string updated(const std::string& argv, const json& machine) {
-  const auto result = argv_with_hotplug(words(argv), machine);
+  const auto result = argv_with_hotplug(words_of(argv), machine);
   if (!result) return "refused: " + result.error().message;
   std::string text;
   for (const auto& word : *result) text += (text.empty() ? "" : " ") + word;

@@ -18,8 +18,6 @@ using namespace testing_support;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
-
 // Before every test: where Yama lets only parents trace, nobody may trace this process but by its leave.
 class QemuMemoryAccessTest : public testing::Test {
  protected:

@@ -14,19 +14,20 @@
 #include <span>
 #include <sstream>
 
+#include "fakes/page_content.h"
 #include "fakes/scratch_directory.h"
 #include "transport/crc32c.h"
 
 namespace pageferry {
 namespace {
 
+using namespace testing_support;
+
 using nlohmann::json;
 using testing::HasSubstr;
 using testing_support::ScratchDirectory;
 
-constexpr std::uint64_t kHugeBytes = std::uint64_t{2} << 20;
-
-QemuMemoryMap example() {
+QemuMemoryMap example_map() {
   QemuMemoryMap map;
   map.process = {.pid = 4711, .start_ticks = 123456};
   map.qemu_version = 100002;
@@ -40,7 +41,7 @@ QemuMemoryMap example() {
 }
 
 QemuMemoryMap stream_example() {
-  QemuMemoryMap map = example();
+  QemuMemoryMap map = example_map();
   map.qemu_version = 70222;
   map.placement = PagePlacement::stream;
   map.out_of_band_inode = 987654;
@@ -55,8 +56,8 @@ std::string encoded(const QemuMemoryMap& map) {
 }
 
 // A map with its JSON changed and the checksum made right again.
-Result<QemuMemoryMap> decode_after(const std::function<void(json&)>& change,
-                                   const QemuMemoryMap& map = example()) {
+Result<QemuMemoryMap> decode_map_after(const std::function<void(json&)>& change,
+                                       const QemuMemoryMap& map = example_map()) {
   const std::string text = encoded(map);
   json object = json::parse(text.substr(0, text.find('\n')));
   change(object);
@@ -65,18 +66,18 @@ Result<QemuMemoryMap> decode_after(const std::function<void(json&)>& change,
       fmt::format("{}crc32c {:08x}\n", line, crc32c(std::as_bytes(std::span(line)))));
 }
 
-std::string refusal_after(const std::function<void(json&)>& change,
-                          const QemuMemoryMap& map = example()) {
-  const auto decoded = decode_after(change, map);
+std::string map_refusal_after(const std::function<void(json&)>& change,
+                              const QemuMemoryMap& map = example_map()) {
+  const auto decoded = decode_map_after(change, map);
   if (decoded) return "accepted";
   EXPECT_EQ(decoded.error().code, Errc::invalid) << decoded.error().message;
   return decoded.error().message;
 }
 
 TEST(QemuMemoryMapTest, ComesBackAsItWas) {
-  const auto decoded = decode_memory_map(encoded(example()));
+  const auto decoded = decode_memory_map(encoded(example_map()));
   ASSERT_TRUE(decoded) << decoded.error().message;
-  EXPECT_EQ(*decoded, example());
+  EXPECT_EQ(*decoded, example_map());
 }
 
 TEST(QemuMemoryMapTest, ThatOfAStreamComesBackWithAndWithoutAConnection) {
@@ -100,12 +101,12 @@ TEST(QemuMemoryMapTest, VersionOneStaysReadableAndIsWrittenTheSameWay) {
     EXPECT_EQ(*decoded, map);
     EXPECT_EQ(encoded(map), golden.str());
   };
-  check("memory_map_v1.json", example());
+  check("memory_map_v1.json", example_map());
   check("memory_map_stream_v1.json", stream_example());
 }
 
 TEST(QemuMemoryMapTest, EveryTruncationAndEveryFlippedBitIsNoticed) {
-  const std::string text = encoded(example());
+  const std::string text = encoded(example_map());
   for (std::size_t i = 0; i < text.size(); ++i) {
     ASSERT_EQ(decode_memory_map(text.substr(0, i)).error().code, Errc::corrupt) << i;
     std::string damaged = text;
@@ -116,11 +117,11 @@ TEST(QemuMemoryMapTest, EveryTruncationAndEveryFlippedBitIsNoticed) {
 }
 
 TEST(QemuMemoryMapTest, OtherFormatAndOtherVersionAreTold) {
-  auto decoded = decode_after([](json& m) { m["version"] = 2; });
+  auto decoded = decode_map_after([](json& m) { m["version"] = 2; });
   ASSERT_FALSE(decoded);
   EXPECT_EQ(decoded.error().code, Errc::version);
   EXPECT_THAT(decoded.error().message, HasSubstr("version 2, this program reads 1"));
-  decoded = decode_after([](json& m) { m["format"] = "pageferry-manifest"; });
+  decoded = decode_map_after([](json& m) { m["format"] = "pageferry-manifest"; });
   ASSERT_FALSE(decoded);
   EXPECT_EQ(decoded.error().code, Errc::version);
 }
@@ -131,25 +132,27 @@ TEST(QemuMemoryMapTest, EveryMemberMustBeThereAndHaveItsType) {
         "/out-of-band-inode", "/blocks", "/blocks/1", "/blocks/1/name", "/blocks/1/bytes",
         "/blocks/1/backing-page-bytes", "/blocks/1/host-address"}) {
     const json::json_pointer pointer(at);
-    EXPECT_THAT(refusal_after([&](json& m) { m[pointer] = nullptr; }), HasSubstr(" is no ")) << at;
-    EXPECT_THAT(refusal_after([&](json& m) { m[pointer] = -1; }), HasSubstr(" is no ")) << at;
+    EXPECT_THAT(map_refusal_after([&](json& m) { m[pointer] = nullptr; }), HasSubstr(" is no "))
+        << at;
+    EXPECT_THAT(map_refusal_after([&](json& m) { m[pointer] = -1; }), HasSubstr(" is no ")) << at;
     if (pointer.back() == "1") continue;
-    EXPECT_THAT(refusal_after([&](json& m) { m[pointer.parent_pointer()].erase(pointer.back()); }),
-                HasSubstr(pointer.back() + " is missing"))
+    EXPECT_THAT(
+        map_refusal_after([&](json& m) { m[pointer.parent_pointer()].erase(pointer.back()); }),
+        HasSubstr(pointer.back() + " is missing"))
         << at;
   }
 }
 
 TEST(QemuMemoryMapTest, AMemberThatIsNotKnownIsRefused) {
   for (const char* at : {"/more", "/process/more", "/blocks/0/more"}) {
-    EXPECT_THAT(refusal_after([&](json& m) { m[json::json_pointer(at)] = 1; }),
+    EXPECT_THAT(map_refusal_after([&](json& m) { m[json::json_pointer(at)] = 1; }),
                 HasSubstr("more is not known to this version"));
   }
 }
 
 TEST(QemuMemoryMapTest, ValuesHaveLimits) {
   const auto refusal_of = [](const char* at, const json& value) {
-    return refusal_after([&](json& m) { m[json::json_pointer(at)] = value; });
+    return map_refusal_after([&](json& m) { m[json::json_pointer(at)] = value; });
   };
   EXPECT_THAT(refusal_of("/process/pid", 0), HasSubstr("process.pid is 0, must be 1 to 4194304"));
   EXPECT_THAT(refusal_of("/process/pid", 4194305), HasSubstr("process.pid is 4194305"));
@@ -170,7 +173,7 @@ TEST(QemuMemoryMapTest, ValuesHaveLimits) {
 
 TEST(QemuMemoryMapTest, AddressesAreAlignedInsideAProcessAndApart) {
   const auto refusal_of = [](const char* at, std::uint64_t address) {
-    return refusal_after([&](json& m) { m[json::json_pointer(at)] = address; });
+    return map_refusal_after([&](json& m) { m[json::json_pointer(at)] = address; });
   };
   EXPECT_THAT(refusal_of("/blocks/0/host-address", 0), HasSubstr("host-address is 0"));
   EXPECT_THAT(refusal_of("/blocks/0/host-address", 0x7f1000000001), HasSubstr("not aligned"));
@@ -183,12 +186,12 @@ TEST(QemuMemoryMapTest, AddressesAreAlignedInsideAProcessAndApart) {
 }
 
 TEST(QemuMemoryMapTest, AStreamThatNamesAddressesIsRefused) {
-  EXPECT_THAT(refusal_after([](json& m) { m["placement"] = "stream"; }),
+  EXPECT_THAT(map_refusal_after([](json& m) { m["placement"] = "stream"; }),
               HasSubstr("blocks[0].host-address is not known"));
 }
 
 TEST(QemuMemoryMapTest, AStreamThatNamesNoBlocksIsRefused) {
-  EXPECT_THAT(refusal_after([](json& m) { m["blocks"] = json::array(); }, stream_example()),
+  EXPECT_THAT(map_refusal_after([](json& m) { m["blocks"] = json::array(); }, stream_example()),
               HasSubstr("blocks has 0 entries"));
 }
 
@@ -197,7 +200,7 @@ TEST(QemuMemoryMapTest, AStreamThatNamesNoBlocksIsRefused) {
 TEST(QemuMemoryMapFile, IsWrittenReadAndReplaced) {
   const ScratchDirectory directory;
   EXPECT_EQ(read_memory_map(directory.path()).error().code, Errc::not_found);
-  QemuMemoryMap map = example();
+  QemuMemoryMap map = example_map();
   ASSERT_TRUE(write_memory_map(directory.path(), map));
   EXPECT_EQ(read_memory_map(directory.path()).value(), map);
   map.process.pid = 4712;
@@ -212,8 +215,8 @@ TEST(QemuMemoryMapFile, ADraftThatAKilledWriterLeftIsNoMap) {
   const ScratchDirectory directory;
   std::ofstream(directory.file("memory-map.json.new")) << "half of it";
   EXPECT_EQ(read_memory_map(directory.path()).error().code, Errc::not_found);
-  ASSERT_TRUE(write_memory_map(directory.path(), example()));
-  EXPECT_EQ(read_memory_map(directory.path()).value(), example());
+  ASSERT_TRUE(write_memory_map(directory.path(), example_map()));
+  EXPECT_EQ(read_memory_map(directory.path()).value(), example_map());
   EXPECT_FALSE(std::filesystem::exists(directory.file("memory-map.json.new")));
 }
 
@@ -234,7 +237,7 @@ TEST(QemuMemoryMapFile, WhatIsNoFileOfOursIsRefused) {
     EXPECT_FALSE(read);
     return read ? "accepted" : read.error().message;
   };
-  ASSERT_TRUE(write_memory_map(directory.path(), example()));
+  ASSERT_TRUE(write_memory_map(directory.path(), example_map()));
   std::filesystem::rename(path, directory.file("elsewhere"));
   std::filesystem::create_symlink(directory.file("elsewhere"), path);
   EXPECT_THAT(refusal(), HasSubstr("symbolic link"));
@@ -247,7 +250,7 @@ TEST(QemuMemoryMapFile, WhatIsNoFileOfOursIsRefused) {
   std::filesystem::remove(path);
   if (::geteuid() != 0) return;  // only root can make what follows
   constexpr uid_t kNobody = 65534;
-  ASSERT_TRUE(write_memory_map(directory.path(), example()));
+  ASSERT_TRUE(write_memory_map(directory.path(), example_map()));
   ASSERT_EQ(::chown(path.c_str(), kNobody, kNobody), 0);
   EXPECT_THAT(refusal(), HasSubstr("belongs to user 65534"));
 }

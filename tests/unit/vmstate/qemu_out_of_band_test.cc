@@ -10,6 +10,7 @@
 #include <array>
 #include <thread>
 
+#include "fakes/expectations.h"
 #include "fakes/fake_qmp_server.h"
 #include "fakes/scratch_directory.h"
 #include "vmstate/qemu_process.h"
@@ -20,12 +21,6 @@ namespace {
 using namespace testing_support;
 using nlohmann::json;
 using testing::HasSubstr;
-
-const MonotonicClock kClock;
-
-Deadline soon() {
-  return Deadline::after(kClock, Seconds(10));
-}
 
 std::uint64_t inode_of(const UniqueFd& fd) {
   struct stat status {};
@@ -122,7 +117,8 @@ TEST_F(TakenConnection, SilenceIsATimeoutAndAnEndIsGone) {
   auto taken = take();
   ASSERT_TRUE(taken) << taken.error().message;
   EXPECT_EQ(
-      taken->execute("migrate-pause", json::object(), Deadline::after(kClock, Milliseconds(1)))
+      taken
+          ->execute("migrate-pause", json::object(), Deadline::after(real_clock(), Milliseconds(1)))
           .error()
           .code,
       Errc::timeout);

@@ -7,6 +7,7 @@
 #include <list>
 #include <memory>
 
+#include "fakes/expectations.h"
 #include "fakes/fake_destination.h"
 #include "fakes/memory_page_supply.h"
 #include "fakes/page_content.h"
@@ -21,13 +22,8 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using Event = QemuRestoreLoop::Event;
 
-const MonotonicClock kClock;
-constexpr std::uint64_t kPages = 3000;
-constexpr std::uint64_t kBiosPages = 16;
-
-Deadline soon() {
-  return Deadline::after(kClock, Seconds(10));
-}
+constexpr std::uint64_t kDirectPages = 3000;
+constexpr std::uint64_t kDirectBiosPages = 16;
 
 // A third of the pages is zero, each other one says which it is.
 bool is_zero(std::uint64_t page) {
@@ -74,7 +70,7 @@ class DirectRestore : public testing::Test {
             .host_address = memory.address()};
   }
   const std::byte* at(std::uint64_t page) const {
-    return page < kPages ? ram_.page(page) : bios_.page(page - kPages);
+    return page < kDirectPages ? ram_.page(page) : bios_.page(page - kDirectPages);
   }
   bool is_right(std::uint64_t page) const {
     const PageArray expected = is_zero(page) ? PageArray{} : content_of(page, 1);
@@ -88,10 +84,10 @@ class DirectRestore : public testing::Test {
     ASSERT_EQ(loop_->wait(Event::all_received, soon()), Event::all_received);
   }
 
-  UserfaultMemory ram_{bytes_of_pages(kPages)};
-  UserfaultMemory bios_{bytes_of_pages(kBiosPages)};
+  UserfaultMemory ram_{bytes_of_pages(kDirectPages)};
+  UserfaultMemory bios_{bytes_of_pages(kDirectBiosPages)};
   std::list<Toucher> touchers_;  // wait, in the worst case, until what is below is closed
-  MemoryLayout layout_ = layout_of({{"pc.ram", kPages}, {"pc.bios", kBiosPages}});
+  MemoryLayout layout_ = layout_of({{"pc.ram", kDirectPages}, {"pc.bios", kDirectBiosPages}});
   MemoryPageSupply supply_{layout_};
   FakeDestination destination_{layout_};
   UniqueFd userfault_;

@@ -6,22 +6,19 @@
 
 #include <memory>
 
+#include "fakes/expectations.h"
 #include "fakes/fake_destination.h"
 #include "fakes/memory_page_supply.h"
 
 namespace pageferry {
 namespace {
 
+using namespace testing_support;
+
 using testing::HasSubstr;
 using testing_support::FakeDestination;
 using testing_support::MemoryPageSupply;
 using Event = QemuRestoreLoop::Event;
-
-const MonotonicClock kClock;
-
-Deadline soon() {
-  return Deadline::after(kClock, Seconds(10));
-}
 
 MemoryLayout two_blocks(std::uint64_t pages) {
   auto layout =

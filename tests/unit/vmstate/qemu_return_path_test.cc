@@ -12,7 +12,7 @@
 namespace pageferry::qemu_stream {
 namespace {
 
-ByteBuffer bytes_of(std::initializer_list<unsigned> values) {
+ByteBuffer message_bytes_of(std::initializer_list<unsigned> values) {
   ByteBuffer out;
   for (unsigned value : values) out.push_back(static_cast<std::byte>(value));
   return out;
@@ -72,16 +72,18 @@ TEST_F(QemuReturnPathTest, BuildersMakeTheDocumentedBytes) {
   append_switchover_ack(out);
   append_request_pages(out, "ab", 0x1000, 0x2000);
   append_request_pages(out, "", 0x1000, 0x2000);
-  EXPECT_EQ(out, bytes_of({0,   1, 0, 4, 0,  0, 0, 1, 0, 2, 0, 4,    0, 0, 0, 2,    0, 7, 0,
-                           0,   0, 3, 0, 15, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0x20, 0, 2, 'a',
-                           'b', 0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0x20, 0}));
+  EXPECT_EQ(out,
+            message_bytes_of({0,   1, 0, 4, 0,  0, 0, 1, 0, 2, 0, 4,    0, 0, 0, 2,    0, 7, 0,
+                              0,   0, 3, 0, 15, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0x20, 0, 2, 'a',
+                              'b', 0, 4, 0, 12, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0x20, 0}));
 }
 
 TEST_F(QemuReturnPathTest, BitmapIsFollowedByItsSizeBitsAndMark) {
   ByteBuffer out;
   append_received_bitmap(out, "a", ByteBuffer(8, std::byte{1}));
-  EXPECT_EQ(out, bytes_of({0, 5, 0, 2, 1, 'a', 0, 0,    0,    0,    0,    0,    0,    8,    1,
-                           1, 1, 1, 1, 1, 1,   1, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}));
+  EXPECT_EQ(out, message_bytes_of({0, 5, 0,    2,    1,    'a',  0,    0,    0,    0,
+                                   0, 0, 0,    8,    1,    1,    1,    1,    1,    1,
+                                   1, 1, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef}));
 }
 
 TEST_F(QemuReturnPathTest, DecodesEveryMessageInOrder) {
@@ -120,12 +122,12 @@ TEST_F(QemuReturnPathTest, UnfinishedMessageIsNotHandedOut) {
 }
 
 TEST_F(QemuReturnPathTest, RefusesUnknownType) {
-  EXPECT_EQ(error_of(bytes_of({0, 8, 0, 0})), "return path: unknown message type 8");
-  EXPECT_EQ(error_of(bytes_of({0, 0, 0, 0})), "return path: unknown message type 0");
+  EXPECT_EQ(error_of(message_bytes_of({0, 8, 0, 0})), "return path: unknown message type 8");
+  EXPECT_EQ(error_of(message_bytes_of({0, 0, 0, 0})), "return path: unknown message type 0");
 }
 
 TEST_F(QemuReturnPathTest, RefusesWrongFixedLength) {
-  EXPECT_EQ(error_of(bytes_of({0, 1, 0, 5})),
+  EXPECT_EQ(error_of(message_bytes_of({0, 1, 0, 5})),
             "return path: message type 1 has length 5, must be 4");
 }
 
@@ -142,8 +144,9 @@ TEST_F(QemuReturnPathTest, RefusesUnknownBlock) {
 }
 
 TEST_F(QemuReturnPathTest, RefusesNameLongerThanItsField) {
-  EXPECT_EQ(error_of(bytes_of({0, 3, 0, 14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 9, 'r'})),
-            "return path: block name of 9 bytes in a field of 1");
+  EXPECT_EQ(
+      error_of(message_bytes_of({0, 3, 0, 14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 9, 'r'})),
+      "return path: block name of 9 bytes in a field of 1");
 }
 
 TEST_F(QemuReturnPathTest, RefusesRangeBeyondTheBlock) {
