@@ -62,6 +62,12 @@ std::optional<std::size_t> MemoryLayout::find_block(std::string_view name) const
   return std::nullopt;
 }
 
+bool MemoryLayout::has_large_pages() const {
+  return std::any_of(blocks_.begin(), blocks_.end(), [](const RamBlock& block) {
+    return block.backing_page_bytes != kPageSizeBytes;
+  });
+}
+
 Result<void> MemoryLayout::check_same_blocks(const MemoryLayout& other) const {
   const bool same = std::equal(blocks_.begin(), blocks_.end(), other.blocks_.begin(),
                                other.blocks_.end(), [](const RamBlock& a, const RamBlock& b) {

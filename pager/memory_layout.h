@@ -51,6 +51,9 @@ class MemoryLayout {
   // Names and lengths are equal, in order, whatever pages back them; else Errc::invalid with both sides' numbers.
   Result<void> check_same_blocks(const MemoryLayout& other) const;
 
+  // Whether a block is backed by pages larger than a page.
+  bool has_large_pages() const;
+
   friend bool operator==(const MemoryLayout&, const MemoryLayout&) = default;
 
  private:

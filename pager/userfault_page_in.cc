@@ -33,12 +33,6 @@ constexpr Nanoseconds kAwakeAfterFault = std::chrono::microseconds(300);
 constexpr Nanoseconds kAwakeAfterService = std::chrono::microseconds(50);
 constexpr unsigned kTurnsWithoutLookMax = 16;
 
-bool has_large_pages(const MemoryLayout& layout) {
-  return std::any_of(layout.blocks().begin(), layout.blocks().end(), [](const RamBlock& block) {
-    return block.backing_page_bytes != kPageSizeBytes;
-  });
-}
-
 std::vector<PageIndex> places_in_supply(const std::vector<PageIndex>& given,
                                         const MemoryLayout& layout) {
   if (!given.empty()) return given;
@@ -50,7 +44,7 @@ std::vector<PageIndex> places_in_supply(const std::vector<PageIndex>& given,
 Result<void> check(const UserfaultVmm& vmm, const MemoryLayout& layout, const PageSupply& supply) {
   PF_CHECK(vmm.block_addresses.size() == layout.blocks().size());
   if (vmm.source_pages.empty()) PF_TRY(layout.check_same_blocks(supply.layout()));
-  if (has_large_pages(layout) && !vmm.tables) {
+  if (layout.has_large_pages() && !vmm.tables) {
     return fail(Errc::unsupported,
                 "guest memory of huge pages, and the page tables of its VMM cannot be read");
   }

@@ -18,11 +18,7 @@ Result<UserfaultVmm> describe(FirecrackerClient& client) {
                    .process_fd = client.process.get(),
                    .connection_fd = client.connection.get()};
   // Where backing pages are larger than a page, the kernel's answers are told apart by the page tables.
-  const auto& blocks = client.regions.layout.blocks();
-  const bool needed = std::any_of(blocks.begin(), blocks.end(), [](const RamBlock& block) {
-    return block.backing_page_bytes != kPageSizeBytes;
-  });
-  if (!needed) return vmm;
+  if (!client.regions.layout.has_large_pages()) return vmm;
   auto tables = PageTables::open(client.pid);
   if (!tables) return with_context(std::move(tables).error(), "regions of 2 MiB pages");
   vmm.tables.emplace(std::move(*tables));

@@ -1,5 +1,6 @@
-// The page tables are looked at where we may: they spare reading what an earlier pager has brought, and backing pages larger than a page
-// cannot be told without them. Not being allowed to is no error for ordinary pages.
+// The page tables are looked at where they can say something: they spare reading what an earlier pager has brought, and backing pages
+// larger than a page cannot be told without them. A VMM that nobody has brought a page to yet is not looked at in vain, in the middle of
+// the guest's silence: 8 ms for 8 GiB. Not being allowed to look is no error for ordinary pages.
 #include "vmstate/hook_restore.h"
 
 #include <fmt/format.h>
@@ -18,6 +19,10 @@ constexpr Milliseconds kTellInterval{250};
 // After the resume the guest has the CPUs for itself for a moment.
 constexpr Milliseconds kSettleTime{100};
 
+bool may_have_pages(const HookVm& vm) {
+  return vm.state != HookState::incoming || !vm.attempt_id.empty();
+}
+
 }  // namespace
 
 HookRestore::~HookRestore() {
@@ -34,7 +39,9 @@ Result<void> HookRestore::serve(PageSupply& supply, Deadline deadline) {
   UserfaultVmm userfault;
   PF_ASSIGN(userfault.userfault, client_->take_userfault(deadline));
   for (const HookSlot& slot : vm.slots) userfault.block_addresses.push_back(slot.host_address);
-  if (auto tables = PageTables::open(vm.pid)) userfault.tables.emplace(std::move(*tables));
+  if (may_have_pages(vm) || vm.layout.has_large_pages()) {
+    if (auto tables = PageTables::open(vm.pid)) userfault.tables.emplace(std::move(*tables));
+  }
   userfault.process_fd = process_.get();
   userfault.connection_fd = client_->connection_fd();
   UserfaultPageInOptions options;
