@@ -8,8 +8,9 @@
 
 namespace pageferry::testing_support {
 
+// A fatal failure, which ends the caller only if it asks HasFatalFailure().
 inline void expect_ok(const Result<void>& result) {
-  EXPECT_TRUE(result) << result.error().message;
+  ASSERT_TRUE(result) << result.error().message;
 }
 
 inline const Clock& real_clock() {
@@ -19,7 +20,7 @@ inline const Clock& real_clock() {
 
 // Far longer than anything here takes: a test that reaches it has failed.
 inline Deadline soon() {
-  return Deadline::after(real_clock(), Seconds(30));
+  return Deadline::after(real_clock(), Seconds(10));
 }
 
 }  // namespace pageferry::testing_support

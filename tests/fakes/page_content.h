@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pager/memory_layout.h"
@@ -50,6 +51,12 @@ inline std::vector<std::byte> contents_of(std::uint64_t first, std::uint64_t pag
   return bytes;
 }
 
+inline MemoryLayout layout_of_blocks(std::vector<RamBlock> blocks) {
+  const Result<MemoryLayout> layout = MemoryLayout::make(std::move(blocks));
+  PF_CHECK(layout.has_value());
+  return *layout;
+}
+
 inline MemoryLayout layout_of(const std::vector<std::pair<std::string, std::uint64_t>>& blocks) {
   std::vector<RamBlock> list;
   for (const auto& [name, pages] : blocks) {
@@ -58,9 +65,7 @@ inline MemoryLayout layout_of(const std::vector<std::pair<std::string, std::uint
     block.length_bytes = bytes_of_pages(pages);
     list.push_back(block);
   }
-  Result<MemoryLayout> layout = MemoryLayout::make(list);
-  PF_CHECK(layout.has_value());
-  return *layout;
+  return layout_of_blocks(std::move(list));
 }
 
 }  // namespace pageferry::testing_support

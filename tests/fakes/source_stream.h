@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,13 @@
 #include "vmstate/qemu_stream_format.h"
 
 namespace pageferry::fakes {
+
+// The bytes of a message as a test writes them out.
+inline ByteBuffer message_bytes_of(std::initializer_list<unsigned> values) {
+  ByteBuffer out;
+  for (const unsigned value : values) out.push_back(static_cast<std::byte>(value));
+  return out;
+}
 
 class SourceStream {
  public:

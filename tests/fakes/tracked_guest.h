@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "fakes/page_content.h"
 #include "fakes/userfault_memory.h"
@@ -25,6 +26,12 @@ inline std::string name_of(Tracking tracking) {
   return tracking == Tracking::async  ? "Async"
          : tracking == Tracking::sync ? "Sync"
                                       : "SyncPopulated";
+}
+
+inline std::string name_of_tracked_backing(
+    const testing::TestParamInfo<std::tuple<Tracking, Backing>>& info) {
+  return name_of(std::get<0>(info.param)) +
+         (std::get<1>(info.param) == Backing::memfd ? "OnMemfd" : "OnAnonymousMemory");
 }
 
 inline std::unique_ptr<DirtySource> make_source(Tracking tracking, const MemoryLayout& layout,

@@ -21,6 +21,10 @@ namespace {
 
 using namespace testing_support;
 
+Deadline move_deadline() {
+  return Deadline::after(real_clock(), Seconds(30));
+}
+
 // The hook as a dirty source. `forget_the_last`: drops data pages of the last collection, as a pager with a bug would.
 enum class Fault : std::uint8_t { none, forget_the_last };
 class HookDirtySource final : public DirtySource {
@@ -30,10 +34,10 @@ class HookDirtySource final : public DirtySource {
   void now_the_last() { last_ = true; }
 
  protected:
-  Result<void> begin() override { return client_.start_tracking(soon()); }
+  Result<void> begin() override { return client_.start_tracking(move_deadline()); }
   Result<void> fetch(DirtyBitmap& dirty) override {
     DirtyBitmap fetched(layout().pages());
-    PF_TRY(client_.collect_into(fetched, soon()));
+    PF_TRY(client_.collect_into(fetched, move_deadline()));
     if (last_ && fault_ == Fault::forget_the_last) {
       const PageIndex first = first_data_page();
       fetched.clear({first, layout().pages() - raw(first)});
@@ -41,7 +45,7 @@ class HookDirtySource final : public DirtySource {
     dirty.merge_back(fetched);
     return {};
   }
-  Result<void> end() override { return client_.stop_tracking(soon()); }
+  Result<void> end() override { return client_.stop_tracking(move_deadline()); }
 
  private:
   // Behind "boot", which holds the guest's own tables.
@@ -147,15 +151,15 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
     const auto brownout = page_out.run_brownout(limits, [](const PassStats&, const PassFacts&) {});
     ASSERT_TRUE(brownout) << brownout.error().message;
     let_work(vmm, 500, 20);
-    expect_ok(mover.pause(soon()));
+    expect_ok(mover.pause(move_deadline()));
     source.now_the_last();
     const auto blackout = page_out.run_blackout();
     ASSERT_TRUE(blackout) << blackout.error().message;
-    auto state = mover.save_state(soon());
+    auto state = mover.save_state(move_deadline());
     ASSERT_TRUE(state) << state.error().message;
     state_ = std::move(*state);
     ASSERT_TRUE(writer->finish_and_commit());
-    expect_ok(mover.commit(epoch_, soon()));
+    expect_ok(mover.commit(epoch_, move_deadline()));
   }
 
   std::unique_ptr<DemoProcess> start_incoming(const HookVm& vm) {
@@ -168,10 +172,11 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
 
   // The guest runs in `vmm`, and all of its pages are there.
   void move_in(const DemoProcess& vmm) {
-    auto restorer = HookClient::connect(vmm.hook_path(), HookClient::Role::restorer, soon());
+    auto restorer =
+        HookClient::connect(vmm.hook_path(), HookClient::Role::restorer, move_deadline());
     ASSERT_TRUE(restorer) << restorer.error().message;
     HookClient& client = **restorer;
-    auto userfault = client.take_userfault(soon());
+    auto userfault = client.take_userfault(move_deadline());
     ASSERT_TRUE(userfault) << userfault.error().message;
     auto file = AioFile::open(directory_.get(), file_name(), scratch_.path(), {});
     ASSERT_TRUE(file) << file.error().message;
@@ -181,8 +186,8 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
     for (const HookSlot& slot : client.vm().slots) addresses.push_back(slot.host_address);
     UserfaultOutlet outlet(client.vm().layout, addresses);
     expect_ok(outlet.open(std::move(*userfault), std::nullopt));
-    expect_ok(client.load_state(state_, "attempt", soon()));
-    expect_ok(client.resume(++epoch_, soon()));
+    expect_ok(client.load_state(state_, "attempt", move_deadline()));
+    expect_ok(client.resume(++epoch_, move_deadline()));
     PageIn page_in(**reader, client.vm().layout, SentMap(client.vm().layout.pages()), outlet,
                    real_clock(), {});
     while (!page_in.complete()) {
@@ -195,7 +200,7 @@ class DemoVmmMoveTest : public testing::TestWithParam<bool> {
       std::array<pollfd, 2> waiting{{{outlet.fd(), POLLIN, 0}, {(*reader)->ready_fd(), POLLIN, 0}}};
       ::poll(waiting.data(), waiting.size(), 1);
     }
-    expect_ok(client.resident(soon()));
+    expect_ok(client.resident(move_deadline()));
     faults_ = page_in.counters().faults;
   }
 
@@ -222,7 +227,7 @@ TEST_P(DemoVmmMoveTest, AGuestMovesFromProcessToProcessAndGoesOn) {
   auto vmm = std::make_unique<DemoProcess>(source_words());
   wait_until_filled(*vmm);
   for (int move = 0; move < 3; ++move, ++file_number_) {
-    auto mover = HookClient::connect(vmm->hook_path(), HookClient::Role::mover, soon());
+    auto mover = HookClient::connect(vmm->hook_path(), HookClient::Role::mover, move_deadline());
     ASSERT_TRUE(mover) << mover.error().message;
     move_out(*vmm, **mover);
     if (HasFatalFailure()) return;
@@ -232,7 +237,7 @@ TEST_P(DemoVmmMoveTest, AGuestMovesFromProcessToProcessAndGoesOn) {
     auto next = start_incoming((*mover)->vm());
     move_in(*next);
     if (HasFatalFailure()) return;
-    expect_ok((*mover)->end(soon()));
+    expect_ok((*mover)->end(move_deadline()));
     EXPECT_EQ(vmm->exit_code(), 0);
     const auto after = next->check();
     EXPECT_EQ(after["bad-pages"], 0) << after;
@@ -250,10 +255,10 @@ TEST_P(DemoVmmMoveTest, AGuestWhoseMoveIsGivenUpRunsOn) {
   DemoProcess vmm(source_words());
   wait_until_filled(vmm);
   {
-    auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
+    auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, move_deadline());
     ASSERT_TRUE(mover) << mover.error().message;
-    expect_ok((*mover)->start_tracking(soon()));
-    expect_ok((*mover)->pause(soon()));
+    expect_ok((*mover)->start_tracking(move_deadline()));
+    expect_ok((*mover)->pause(move_deadline()));
     EXPECT_EQ(vmm.status()["state"], "paused");
     EXPECT_EQ(vmm.status()["heartbeats"], vmm.status()["heartbeats"]);
     EXPECT_TRUE((*mover)->give_up());
@@ -267,7 +272,7 @@ TEST_P(DemoVmmMoveTest, AGuestWhoseMoveIsGivenUpRunsOn) {
 TEST_P(DemoVmmMoveTest, PagesThatThePagerForgotAreNoticed) {
   DemoProcess vmm(source_words());
   wait_until_filled(vmm);
-  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
+  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, move_deadline());
   ASSERT_TRUE(mover) << mover.error().message;
   move_out(vmm, **mover, Fault::forget_the_last);
   if (HasFatalFailure()) return;
@@ -280,16 +285,17 @@ TEST_P(DemoVmmMoveTest, PagesThatThePagerForgotAreNoticed) {
 TEST_P(DemoVmmMoveTest, AVmmThatIsToldToEndWhilePagesAreMissingEndsAtOnce) {
   DemoProcess vmm(source_words());
   wait_until_filled(vmm);
-  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
+  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, move_deadline());
   ASSERT_TRUE(mover) << mover.error().message;
   move_out(vmm, **mover);
   if (HasFatalFailure()) return;
   const auto next = start_incoming((*mover)->vm());
-  auto restorer = HookClient::connect(next->hook_path(), HookClient::Role::restorer, soon());
+  auto restorer =
+      HookClient::connect(next->hook_path(), HookClient::Role::restorer, move_deadline());
   ASSERT_TRUE(restorer) << restorer.error().message;
-  ASSERT_TRUE((*restorer)->take_userfault(soon()));
-  expect_ok((*restorer)->load_state(state_, "attempt", soon()));
-  expect_ok((*restorer)->resume(1, soon()));
+  ASSERT_TRUE((*restorer)->take_userfault(move_deadline()));
+  expect_ok((*restorer)->load_state(state_, "attempt", move_deadline()));
+  expect_ok((*restorer)->resume(1, move_deadline()));
   EXPECT_EQ(next->status()["hook-state"], "restoring");
   EXPECT_EQ(next->ask({{"type", "end"}})["type"], "ok");
   EXPECT_EQ(next->exit_code(), 1);
@@ -304,7 +310,7 @@ TEST_P(DemoVmmKvmLogTest, AGuestMovesWithItsWritesFoundByKvm) {
   for (const char* word : {"--dirty-source", "kvm-log"}) words.emplace_back(word);
   DemoProcess vmm(words);
   wait_until_filled(vmm);
-  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, soon());
+  auto mover = HookClient::connect(vmm.hook_path(), HookClient::Role::mover, move_deadline());
   ASSERT_TRUE(mover) << mover.error().message;
   move_out(vmm, **mover);
   if (HasFatalFailure()) return;

@@ -31,11 +31,6 @@ class DirtySourceTest : public testing::TestWithParam<std::tuple<Tracking, Backi
   TrackedGuest guest_{tracking(), backing()};
 };
 
-std::string name_of_tracked_backing(
-    const testing::TestParamInfo<std::tuple<Tracking, Backing>>& info) {
-  return name_of(std::get<0>(info.param)) +
-         (std::get<1>(info.param) == Backing::memfd ? "OnMemfd" : "OnAnonymousMemory");
-}
 INSTANTIATE_TEST_SUITE_P(All, DirtySourceTest,
                          testing::Combine(testing::Values(Tracking::async, Tracking::sync,
                                                           Tracking::sync_populated),

@@ -102,14 +102,10 @@ class PageOutKernelTest : public testing::TestWithParam<std::tuple<Tracking, Bac
   std::unique_ptr<PageFileWriter> writer_;
 };
 
-std::string name_of_case(const testing::TestParamInfo<std::tuple<Tracking, Backing>>& info) {
-  return name_of(std::get<0>(info.param)) +
-         (std::get<1>(info.param) == Backing::memfd ? "OnMemfd" : "OnAnonymousMemory");
-}
 INSTANTIATE_TEST_SUITE_P(All, PageOutKernelTest,
                          testing::Combine(testing::Values(Tracking::async, Tracking::sync),
                                           testing::Values(Backing::anonymous, Backing::memfd)),
-                         name_of_case);
+                         name_of_tracked_backing);
 
 TEST_P(PageOutKernelTest, AGuestThatWritesAllTheTimeIsStoredAsItWasLeft) {
   WritingGuest guest(ram_);

@@ -28,18 +28,12 @@ using Answers = MemoryPageSupply::Answers;
 
 constexpr std::uint64_t kHugePages = kHugeBytes / kPageSizeBytes;
 
-MemoryLayout layout_of_backed(std::vector<RamBlock> blocks) {
-  auto layout = MemoryLayout::make(std::move(blocks));
-  EXPECT_TRUE(layout);
-  return *layout;
-}
-
 MemoryLayout small_block(std::uint64_t pages) {
-  return layout_of_backed({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
+  return layout_of_blocks({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
 }
 
 MemoryLayout huge_block(std::uint64_t units) {
-  return layout_of_backed({RamBlock{
+  return layout_of_blocks({RamBlock{
       .name = "ram", .length_bytes = units * kHugeBytes, .backing_page_bytes = kHugeBytes}});
 }
 
@@ -372,7 +366,7 @@ TEST(PageIn, ABackingPageThatIsOnItsWayIsNotSentTwice) {
 }
 
 TEST(PageIn, SmallBlocksDoNotBreakIntoABackingPage) {
-  Restore restore(layout_of_backed(
+  Restore restore(layout_of_blocks(
       {RamBlock{.name = "rom", .length_bytes = bytes_of_pages(100)},
        RamBlock{.name = "ram", .length_bytes = kHugeBytes, .backing_page_bytes = kHugeBytes}}));
   restore.fill();

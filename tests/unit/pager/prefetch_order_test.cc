@@ -19,12 +19,6 @@ using Kind = PrefetchChoice::Kind;
 
 constexpr std::uint64_t kRegion = kPrefetchRegionPages;
 
-MemoryLayout layout_of_blocks(std::vector<RamBlock> blocks) {
-  auto layout = MemoryLayout::make(std::move(blocks));
-  EXPECT_TRUE(layout);
-  return *layout;
-}
-
 MemoryLayout one_block(std::uint64_t pages) {
   return layout_of_blocks({RamBlock{.name = "ram", .length_bytes = bytes_of_pages(pages)}});
 }

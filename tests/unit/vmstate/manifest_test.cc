@@ -59,7 +59,7 @@ std::string with_checksum(const std::string& line) {
   return fmt::format("{}crc32c {:08x}\n", line, crc32c(std::as_bytes(std::span(line))));
 }
 
-// The example_manifest with its JSON changed and the checksum made right again.
+// The example with its JSON changed and the checksum made right again.
 Result<VmManifest> decode_after(const std::function<void(json&)>& change) {
   const std::string text = encoded(example_manifest());
   json object = json::parse(text.substr(0, text.find('\n')));

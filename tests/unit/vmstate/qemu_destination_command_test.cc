@@ -6,23 +6,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <sstream>
+#include "fakes/command_words.h"
 
 namespace pageferry {
 namespace {
+
+using testing_support::words_of;
 
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
-
-std::vector<std::string> words(const std::string& line) {
-  std::istringstream in(line);
-  std::vector<std::string> words;
-  for (std::string word; in >> word;) words.push_back(word);
-  return words;
-}
 
 std::string line(const std::vector<std::string>& words) {
   std::string text;
@@ -47,7 +42,8 @@ const std::string kOurs =
 
 // The options that `source` becomes, without machine type and our own.
 std::string rewritten(const std::string& source, DestinationHost host) {
-  const auto command = make_destination_command(words("qemu -machine q35 " + source), place(host));
+  const auto command =
+      make_destination_command(words_of("qemu -machine q35 " + source), place(host));
   if (!command) return "refused: " + command.error().message;
   const std::string text = line(command->argv);
   const std::string head = "qemu -machine pc-q35-7.2";
@@ -83,7 +79,7 @@ TEST_P(OptionBecomes, OnAnotherHost) {
 TEST_P(OptionBecomes, TheSameKindWhenMovedAgain) {
   for (const auto host : {DestinationHost::same, DestinationHost::other}) {
     const auto once = make_destination_command(
-        words(std::string("qemu -machine q35 ") + GetParam().source), place(host));
+        words_of(std::string("qemu -machine q35 ") + GetParam().source), place(host));
     ASSERT_TRUE(once) << once.error().message;
     const auto twice = make_destination_command(once->argv, place(host, "/run/pf/vm/2"));
     ASSERT_TRUE(twice) << twice.error().message;
@@ -283,7 +279,7 @@ class MachineTypeBecomes : public testing::TestWithParam<MachineCase> {};
 
 TEST_P(MachineTypeBecomes, VersionedExactlyOnce) {
   const auto command =
-      make_destination_command(words(GetParam().source), place(DestinationHost::same));
+      make_destination_command(words_of(GetParam().source), place(DestinationHost::same));
   ASSERT_TRUE(command) << command.error().message;
   EXPECT_EQ(line(command->argv), GetParam().expected + kOurs);
 }
@@ -308,18 +304,18 @@ struct RefusalCase {
 class IsRefused : public testing::TestWithParam<RefusalCase> {};
 
 TEST_P(IsRefused, WithOneLineThatNamesTheOption) {
-  const auto command = make_destination_command(words(std::string("qemu ") + GetParam().source),
+  const auto command = make_destination_command(words_of(std::string("qemu ") + GetParam().source),
                                                 place(DestinationHost::same));
   ASSERT_FALSE(command) << line(command->argv);
   EXPECT_EQ(command.error().code, Errc::invalid);
-  EXPECT_THAT(command.error().message, HasSubstr(words(GetParam().source)[0]));
+  EXPECT_THAT(command.error().message, HasSubstr(words_of(GetParam().source)[0]));
   EXPECT_THAT(command.error().message, HasSubstr(GetParam().reason));
   EXPECT_THAT(command.error().message, HasSubstr("--incoming-command"));
   EXPECT_THAT(command.error().message, Not(HasSubstr("\n")));
 }
 
 TEST_P(IsRefused, OnAnotherHostOnlyIfItMeansNothingThere) {
-  const auto command = make_destination_command(words(std::string("qemu ") + GetParam().source),
+  const auto command = make_destination_command(words_of(std::string("qemu ") + GetParam().source),
                                                 place(DestinationHost::other));
   EXPECT_EQ(command.has_value(), !GetParam().on_other_host_too);
 }
@@ -407,8 +403,9 @@ TEST(DestinationCommandTest, ProxmoxCommandLineOnAnotherHost) {
 
 TEST(DestinationCommandTest, NamesWhatMustBeDoneOutsideTheCommandLine) {
   const auto command = make_destination_command(
-      words("qemu -netdev user,id=n,hostfwd=tcp::2222-:22 -chardev pipe,id=p,path=/tmp/p -object "
-            "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on"),
+      words_of(
+          "qemu -netdev user,id=n,hostfwd=tcp::2222-:22 -chardev pipe,id=p,path=/tmp/p -object "
+          "memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on"),
       place(DestinationHost::same));
   ASSERT_TRUE(command) << command.error().message;
   EXPECT_THAT(command->fifos, ElementsAre("/run/pf/vm/1/p.in", "/run/pf/vm/1/p.out"));
@@ -419,18 +416,18 @@ TEST(DestinationCommandTest, NamesWhatMustBeDoneOutsideTheCommandLine) {
 
 TEST(DestinationCommandTest, NotesSayWhatIsFoundElsewhere) {
   const auto moved = make_destination_command(
-      words("qemu -vnc :1 -qmp unix:/tmp/q,server=on,wait=off"), place(DestinationHost::same));
+      words_of("qemu -vnc :1 -qmp unix:/tmp/q,server=on,wait=off"), place(DestinationHost::same));
   ASSERT_TRUE(moved);
   EXPECT_THAT(moved->notes, Contains(HasSubstr("VNC: display :1")));
   EXPECT_THAT(moved->notes, Contains(HasSubstr("/run/pf/vm/1/q instead of /tmp/q")));
-  const auto plain = make_destination_command(words("qemu -m 1G"), place(DestinationHost::same));
+  const auto plain = make_destination_command(words_of("qemu -m 1G"), place(DestinationHost::same));
   ASSERT_TRUE(plain);
   EXPECT_THAT(plain->notes, IsEmpty());
 }
 
 TEST(DestinationCommandTest, SocketNamesThatWouldNotFitAreShortened) {
   const auto command =
-      make_destination_command(words("qemu -qmp unix:/a/" + std::string(90, 'x') + ",server=on"),
+      make_destination_command(words_of("qemu -qmp unix:/a/" + std::string(90, 'x') + ",server=on"),
                                place(DestinationHost::same, "/run/" + std::string(60, 'd')));
   ASSERT_TRUE(command) << command.error().message;
   EXPECT_THAT(command->argv,

@@ -2,22 +2,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <sstream>
-
+#include "fakes/command_words.h"
 #include "vmstate/qemu_machine.h"
 
 namespace pageferry {
 namespace {
 
+using testing_support::words_of;
+
 using nlohmann::json;
 using testing::HasSubstr;
-
-std::vector<std::string> words_of(const std::string& line) {
-  std::istringstream in(line);
-  std::vector<std::string> words_of;
-  for (std::string word; in >> word;) words_of.push_back(word);
-  return words_of;
-}
 
 std::string updated(const std::string& argv, const json& machine) {
   const auto result = argv_with_hotplug(words_of(argv), machine);

@@ -5,18 +5,15 @@
 
 #include <gtest/gtest.h>
 
-#include <initializer_list>
 #include <string>
 #include <vector>
+
+#include "fakes/source_stream.h"
 
 namespace pageferry::qemu_stream {
 namespace {
 
-ByteBuffer message_bytes_of(std::initializer_list<unsigned> values) {
-  ByteBuffer out;
-  for (unsigned value : values) out.push_back(static_cast<std::byte>(value));
-  return out;
-}
+using fakes::message_bytes_of;
 
 class QemuReturnPathTest : public testing::Test {
  protected:
