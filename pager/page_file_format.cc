@@ -207,6 +207,12 @@ std::string PageFileBase::file_name() const {
   return "base." + to_hex(commit_id);
 }
 
+bool is_base_file_name(std::string_view name) {
+  constexpr std::string_view kPrefix = "base.";
+  return name.size() == kBaseFileNameBytes && name.starts_with(kPrefix) &&
+         name.find_first_not_of("0123456789abcdef", kPrefix.size()) == std::string_view::npos;
+}
+
 PageFileHeader plan_page_file(const Id128& file_id, const MemoryLayout& layout,
                               std::uint64_t tail_bytes) {
   const std::vector<std::byte> table = encode_layout(layout);

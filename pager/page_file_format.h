@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pager/memory_layout.h"
@@ -67,6 +68,9 @@ struct PageFileBase {
   std::string file_name() const;
   friend bool operator==(const PageFileBase&, const PageFileBase&) = default;
 };
+
+inline constexpr std::size_t kBaseFileNameBytes = 37;
+bool is_base_file_name(std::string_view name);
 
 struct PageFileHeader {
   Id128 file_id{};  // random; every checksum of this file's blocks begins with it
