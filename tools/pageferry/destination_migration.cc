@@ -237,7 +237,7 @@ std::vector<std::string> DestinationMigration::settle() {
 
 Result<void> DestinationMigration::free_image() {
   PF_TRY(hand_off_.resident(epoch_));
-  if (options_.keep == KeepImage::yes) return {};
+  if (options_.keep == KeepImage::yes) return hand_off_.remove_attempts_older_than(attempt_->name);
   reader_.reset();
   return hand_off_.remove_older_attempts(epoch_);
 }

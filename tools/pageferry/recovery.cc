@@ -429,7 +429,10 @@ Result<void> Recovery::serve_to_the_end(VmmLook& vmm) {
 Result<void> Recovery::free_image(const OwnershipSnapshot& snapshot) {
   if (!snapshot.top().resident) PF_TRY(hand_off_->resident(snapshot.highest()));
   reader_.reset();
-  if (command_.destination.keep == KeepImage::yes) return {};
+  if (command_.destination.keep == KeepImage::yes) {
+    const auto image = image_for(snapshot, snapshot.highest()).image;
+    return image ? hand_off_->remove_attempts_older_than(image->attempt) : Result<void>();
+  }
   return hand_off_->remove_older_attempts(snapshot.highest());
 }
 
