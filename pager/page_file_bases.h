@@ -1,8 +1,8 @@
 // PageFileBases: the files that a page file has left pages in (docs/page-file-format.md, "Bases"), open and checked. They lie beside
 // it, each under a name that its commit id gives; whoever knows the directory opens them.
 //
-// What is checked is that each is the file that was meant: committed, with that commit id and size, and for the same guest's layout. Its pages
-// are proved as all pages are, by the checksum in the map of the file that needs them.
+// What is checked is that each is the file that was meant: committed, with that commit id and size, and for the same guest's
+// layout. Its pages are proved as all pages are, by the checksum in the map of the file that needs them.
 //
 // Thread rule: one thread, that of the files.
 #pragma once

@@ -57,10 +57,10 @@ struct VerifyReport {
 };
 using VerifyProgress = std::function<void(std::uint64_t pages_checked, std::uint64_t pages)>;
 
-// Reads every stored page, in file order, and checks it; then those in each of the bases, which are the image's. Pages that are bad after all attempts are
-// in the report, which is a success of this function. Errors: Errc::corrupt when two pages claim
-// one place; Errc::canceled, Errc::timeout; no memory (8 bytes for each block of the file). After
-// canceled or timeout the buffers of reads in flight are leaked.
+// Reads every stored page, in file order, and checks it; then those in each of the bases, which are the image's. Pages that are
+// bad after all attempts are in the report, which is a success of this function. Errors: Errc::corrupt when two pages claim one
+// place; Errc::canceled, Errc::timeout; no memory (8 bytes for each block of the file). After canceled or timeout the buffers of
+// reads in flight are leaked.
 Result<VerifyReport> verify_pages(StorageFile& file, const PageFileImage& image,
                                   const PageFileBases& bases, const VerifyOptions& options,
                                   const WaitBounds& bounds, const VerifyProgress& progress);

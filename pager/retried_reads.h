@@ -1,5 +1,6 @@
-// RetriedReads: reads of page runs that a PageSupply has under way in its file, or its files. Each has a buffer, is checked by its owner when it
-// is here, and is made again, later and later, a bounded number of times when it failed or brought the wrong bytes.
+// RetriedReads: reads of page runs that a PageSupply has under way in its file, or its files. Each has a buffer, is checked by
+// its owner when it is here, and is made again, later and later, a bounded number of times when it failed or brought the wrong
+// bytes.
 //
 //   start() --> in flight --note_done()--> checked --> reported by finish_turn() --> release()
 //                  ^                          | wrong

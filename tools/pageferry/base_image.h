@@ -1,6 +1,7 @@
-// BaseImage: an image of an earlier move on the store, of which a new one writes only what changed since (--base). Here it is found, checked
-// and made available to the new attempt: each file that the new one will need gets a hard link in its directory. So no attempt needs
-// another's directory, and whoever drops an image takes nothing away from a newer one. No committed file is ever written again.
+// BaseImage: an image of an earlier move on the store, of which a new one writes only what changed since (--base). Here it is
+// found, checked and made available to the new attempt: each file that the new one will need gets a hard link in its directory.
+// So no attempt needs another's directory, and whoever drops an image takes nothing away from a newer one. No committed file is
+// ever written again.
 //
 // Nothing here can harm the guest: whatever is wrong with the base is a reason to write everything.
 //
@@ -28,15 +29,16 @@ struct BaseImage {
   BasePlan plan;
 };
 
-// The image that the guest was restored from, `tracked_since` being what its VMM says: released by an epoch of this VM, its page file with
-// that commit, whole in its map, and every base of it there. Its pages are not read. Errors, one line each: unsupported (the VMM knows none, or
-// another than was chosen; too little would be kept of it), not_found (no release names it, or it was dropped), corrupt, those of the bounds.
+// The image that the guest was restored from, `tracked_since` being what its VMM says: released by an epoch of this VM, its page
+// file with that commit, whole in its map, and every base of it there. Its pages are not read. Errors, one line each: unsupported
+// (the VMM knows none, or another than was chosen; too little would be kept of it), not_found (no release names it, or it was
+// dropped), corrupt, those of the bounds.
 Result<BaseImage> find_base_image(const VmDirectory& directory, const OwnershipSnapshot& snapshot,
                                   const BaseChoice& choice, const std::string& tracked_since,
                                   const WaitBounds& bounds);
 
-// Links every file of the plan into the attempt's directory; durable on return. Errors: not_found (dropped meanwhile), unsupported and io (a
-// store that does not link); nothing is left behind then.
+// Links every file of the plan into the attempt's directory; durable on return. Errors: not_found (dropped meanwhile),
+// unsupported and io (a store that does not link); nothing is left behind then.
 Result<void> link_bases(const VmDirectory& directory, const BaseImage& base, const Attempt& to);
 void unlink_bases(const BasePlan& plan, const Attempt& from);
 

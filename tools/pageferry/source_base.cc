@@ -1,6 +1,6 @@
-// --base: which image on the store the new one leaves pages in. Chosen and linked before the VMM is asked, since it can only be asked for an
-// image that can be used; taken only if the VMM then proves what was written since. Else everything is written, and one line says why: a
-// move must not fail for want of a base.
+// --base: which image on the store the new one leaves pages in. Chosen and linked before the VMM is asked, since it can only be
+// asked for an image that can be used; taken only if the VMM then proves what was written since. Else everything is written, and
+// one line says why: a move must not fail for want of a base.
 #include <fmt/format.h>
 
 #include "tools/pageferry/source_migration.h"
