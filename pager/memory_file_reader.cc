@@ -116,7 +116,7 @@ Result<std::uint64_t> MemoryFileReader::start_read(PageRun run, ReadClass read_c
     return fail(Errc::invalid, fmt::format("{}: {} pages from page {} do not lie together",
                                            file_->name(), run.pages, raw(run.first)));
   }
-  return reads_->start(run, read_class, bytes_of_pages(raw(run.first)));
+  return reads_->start(run, read_class, {*file_, bytes_of_pages(raw(run.first))});
 }
 
 std::vector<ReadDone> MemoryFileReader::poll() {

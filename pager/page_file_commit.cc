@@ -42,6 +42,8 @@ CommitRecord PageFileWriter::make_record() const {
   record.version_max = version_max_;
   record.stored_pages = stored_pages_;
   record.tail_pages = stored_tail_pages_;
+  record.format_version = header_.format_version();
+  record.base_pages = stored_base_pages_;
   for (const MapBlockState& state : map_states_)
     record.map_crc = chain_crc(record.map_crc, state.crc);
   return record;

@@ -33,7 +33,12 @@ constexpr std::size_t kMapOffsetAt = 56;
 constexpr std::size_t kTailOffsetAt = 64;
 constexpr std::size_t kTailBytesAt = 72;
 constexpr std::size_t kSlotsOffsetAt = 80;
-constexpr std::size_t kHeaderEndAt = 88;
+constexpr std::size_t kHeaderEndAt = 88;  // of version 1; in version 2 the bases follow
+constexpr std::size_t kBaseCountAt = 88;
+constexpr std::size_t kBaseTableAt = 96;
+constexpr std::size_t kBaseRecordBytes = 24;  // commit id, committed bytes
+constexpr std::size_t kBaseFileBytesAt = 16;
+static_assert(kBaseTableAt + kBasesMax * kBaseRecordBytes <= kFileBlockBytes);
 // Commit record.
 constexpr std::size_t kCommitIdAt = 32;
 constexpr std::size_t kFileBytesAt = 48;
@@ -46,7 +51,9 @@ constexpr std::size_t kMapCrcAt = 96;
 constexpr std::size_t kDeltaCrcAt = 100;
 constexpr std::size_t kVersionMaxAt = 104;
 constexpr std::size_t kMapChecksumsOffsetAt = 108;
-constexpr std::size_t kCommitEndAt = 116;
+constexpr std::size_t kCommitEndAt = 116;  // of version 1
+constexpr std::size_t kBasePagesAt = 116;
+constexpr std::size_t kCommitWithBasesEndAt = 124;
 // Layout table, one record per RAM block: length, backing page, name length, name.
 constexpr std::size_t kLayoutRecordBytes = 18;
 constexpr std::size_t kLayoutBackingAt = 8;
@@ -71,27 +78,26 @@ void store_id(FileBlock to, std::size_t at, const Id128& id) {
   std::copy(id.begin(), id.end(), to.begin() + static_cast<std::ptrdiff_t>(at));
 }
 
-void begin_block(FileBlock to, const Magic& magic, const Id128& file_id) {
+void begin_block(FileBlock to, const Magic& magic, std::uint32_t version, const Id128& file_id) {
   std::fill(to.begin(), to.end(), std::byte{0});
   std::transform(magic.begin(), magic.end(), to.begin(),
                  [](unsigned char c) { return std::byte{c}; });
-  store_le<std::uint32_t>(to, kVersionAt, kPageFileVersion);
+  store_le<std::uint32_t>(to, kVersionAt, version);
   store_id(to, kFileIdAt, file_id);
 }
 
-// Magic, version, checksum and trailing zeros of the header or commit block.
-Result<void> check_block(ConstFileBlock from, const Magic& magic, std::string_view what,
-                         std::size_t end_at) {
+// Magic, version and checksum of the header or commit block. Result: the version.
+Result<std::uint32_t> check_block(ConstFileBlock from, const Magic& magic, std::string_view what) {
   const bool magic_fits =
       std::equal(magic.begin(), magic.end(), from.begin(),
                  [](unsigned char c, std::byte b) { return std::byte{c} == b; });
   if (!magic_fits)
     return page_file_corrupt(fmt::format("{} has no magic, this is not a page file", what));
   const auto version = load_le<std::uint32_t>(from, kVersionAt);
-  if (version != kPageFileVersion) {
+  if (version != kPageFileVersion && version != kPageFileVersionWithBases) {
     return fail(Errc::version,
-                fmt::format("page file: {} has format version {}, this program reads {}", what,
-                            version, kPageFileVersion));
+                fmt::format("page file: {} has format version {}, this program reads {} and {}",
+                            what, version, kPageFileVersion, kPageFileVersionWithBases));
   }
   const auto stored = load_le<std::uint32_t>(from, kCrcAt);
   const std::uint32_t computed = page_file_block_crc(load_id(from, kFileIdAt), from, kCrcAt);
@@ -99,8 +105,59 @@ Result<void> check_block(ConstFileBlock from, const Magic& magic, std::string_vi
     return page_file_corrupt(
         fmt::format("{} checksum is {:#010x}, its bytes give {:#010x}", what, stored, computed));
   }
-  if (!all_zero(from.subspan(end_at))) {
-    return page_file_corrupt(fmt::format("{} has bytes after its last field at {}", what, end_at));
+  return version;
+}
+
+Result<void> check_zeros_after(ConstFileBlock from, std::size_t end_at, std::string_view what) {
+  if (all_zero(from.subspan(end_at))) return {};
+  return page_file_corrupt(fmt::format("{} has bytes after its last field at {}", what, end_at));
+}
+
+void store_bases(FileBlock to, const std::vector<PageFileBase>& bases) {
+  PF_CHECK(bases.size() <= kBasesMax);
+  store_le<std::uint32_t>(to, kBaseCountAt, static_cast<std::uint32_t>(bases.size()));
+  std::size_t at = kBaseTableAt;
+  for (const PageFileBase& base : bases) {
+    store_id(to, at, base.commit_id);
+    store_le<std::uint64_t>(to, at + kBaseFileBytesAt, base.file_bytes);
+    at += kBaseRecordBytes;
+  }
+}
+
+// The table of bases, as far as it can be judged before the other fields are.
+Result<std::vector<PageFileBase>> load_bases(ConstFileBlock from) {
+  const auto count = load_le<std::uint32_t>(from, kBaseCountAt);
+  if (count == 0 || count > kBasesMax) {
+    return page_file_corrupt(fmt::format("{} bases, limit 1..{}", count, kBasesMax));
+  }
+  if (!all_zero(
+          from.subspan(kBaseCountAt + sizeof count, kBaseTableAt - kBaseCountAt - sizeof count))) {
+    return page_file_corrupt("header has bytes between the number of bases and the bases");
+  }
+  std::vector<PageFileBase> bases(count);
+  std::size_t at = kBaseTableAt;
+  for (PageFileBase& base : bases) {
+    base.commit_id = load_id(from, at);
+    base.file_bytes = load_le<std::uint64_t>(from, at + kBaseFileBytesAt);
+    at += kBaseRecordBytes;
+  }
+  PF_TRY(check_zeros_after(from, at, "header"));
+  return bases;
+}
+
+Result<void> check_bases(const PageFileHeader& h) {
+  for (std::size_t i = 0; i < h.bases.size(); ++i) {
+    const PageFileBase& base = h.bases[i];
+    if (base.file_bytes % kFileBlockBytes != 0 || base.file_bytes < h.tail_offset ||
+        base.file_bytes > kFileBytesMax) {
+      return page_file_corrupt(fmt::format("base {} has {} bytes, a multiple of {} in {}..{}",
+                                           i + 1, base.file_bytes, kFileBlockBytes, h.tail_offset,
+                                           kFileBytesMax));
+    }
+    const auto same = [&](const PageFileBase& other) { return other.commit_id == base.commit_id; };
+    if (std::count_if(h.bases.begin(), h.bases.end(), same) > 1) {
+      return page_file_corrupt(fmt::format("base {} is named twice", to_hex(base.commit_id)));
+    }
   }
   return {};
 }
@@ -134,7 +191,8 @@ Result<void> check_header_fields(const PageFileHeader& h, std::uint32_t page_byt
     return page_file_corrupt(fmt::format("tail of {} bytes is not a multiple of {} up to {}",
                                          h.tail_bytes, kSectionAlignmentBytes, kFileBytesMax / 2));
   }
-  return expect("slots offset", h.slots_offset, h.tail_offset + h.tail_bytes);
+  PF_TRY(expect("slots offset", h.slots_offset, h.tail_offset + h.tail_bytes));
+  return check_bases(h);
 }
 
 }  // namespace
@@ -143,6 +201,16 @@ std::string to_hex(const Id128& id) {
   std::string text;
   for (std::byte b : id) text += fmt::format("{:02x}", static_cast<unsigned>(b));
   return text;
+}
+
+std::string PageFileBase::file_name() const {
+  return "base." + to_hex(commit_id);
+}
+
+bool is_base_file_name(std::string_view name) {
+  constexpr std::string_view kPrefix = "base.";
+  return name.size() == kBaseFileNameBytes && name.starts_with(kPrefix) &&
+         name.find_first_not_of("0123456789abcdef", kPrefix.size()) == std::string_view::npos;
 }
 
 PageFileHeader plan_page_file(const Id128& file_id, const MemoryLayout& layout,
@@ -162,7 +230,7 @@ PageFileHeader plan_page_file(const Id128& file_id, const MemoryLayout& layout,
 }
 
 void encode_header(const PageFileHeader& h, FileBlock to) {
-  begin_block(to, kHeaderMagic, h.file_id);
+  begin_block(to, kHeaderMagic, h.format_version(), h.file_id);
   store_le<std::uint64_t>(to, kPagesAt, h.pages);
   store_le<std::uint32_t>(to, kPageBytesAt, kPageSizeBytes);
   store_le<std::uint32_t>(to, kRamBlocksAt, h.ram_blocks);
@@ -172,12 +240,18 @@ void encode_header(const PageFileHeader& h, FileBlock to) {
   store_le<std::uint64_t>(to, kTailOffsetAt, h.tail_offset);
   store_le<std::uint64_t>(to, kTailBytesAt, h.tail_bytes);
   store_le<std::uint64_t>(to, kSlotsOffsetAt, h.slots_offset);
+  if (!h.bases.empty()) store_bases(to, h.bases);
   store_le<std::uint32_t>(to, kCrcAt, page_file_block_crc(h.file_id, to, kCrcAt));
 }
 
 Result<PageFileHeader> decode_header(ConstFileBlock from) {
-  PF_TRY(check_block(from, kHeaderMagic, "header", kHeaderEndAt));
+  PF_ASSIGN(const std::uint32_t version, check_block(from, kHeaderMagic, "header"));
   PageFileHeader h;
+  if (version == kPageFileVersion) {
+    PF_TRY(check_zeros_after(from, kHeaderEndAt, "header"));
+  } else {
+    PF_ASSIGN(h.bases, load_bases(from));
+  }
   h.file_id = load_id(from, kFileIdAt);
   h.pages = load_le<std::uint64_t>(from, kPagesAt);
   h.ram_blocks = load_le<std::uint32_t>(from, kRamBlocksAt);
@@ -248,7 +322,7 @@ Result<MemoryLayout> decode_layout(const PageFileHeader& header, std::span<const
 }
 
 void encode_commit(const CommitRecord& r, FileBlock to) {
-  begin_block(to, kCommitMagic, r.file_id);
+  begin_block(to, kCommitMagic, r.format_version, r.file_id);
   store_id(to, kCommitIdAt, r.commit_id);
   store_le<std::uint64_t>(to, kFileBytesAt, r.file_bytes);
   store_le<std::uint64_t>(to, kStoredPagesAt, r.stored_pages);
@@ -260,12 +334,19 @@ void encode_commit(const CommitRecord& r, FileBlock to) {
   store_le<std::uint32_t>(to, kDeltaCrcAt, r.delta_crc);
   store_le<std::uint32_t>(to, kVersionMaxAt, r.version_max);
   store_le<std::uint64_t>(to, kMapChecksumsOffsetAt, r.map_checksums_offset);
+  if (r.format_version != kPageFileVersion) {
+    store_le<std::uint64_t>(to, kBasePagesAt, r.base_pages);
+  }
   store_le<std::uint32_t>(to, kCrcAt, page_file_block_crc(r.file_id, to, kCrcAt));
 }
 
 namespace {
 
 Result<void> check_commit_fields(const PageFileHeader& h, const CommitRecord& r) {
+  if (r.format_version != h.format_version()) {
+    return page_file_corrupt(fmt::format("commit record has format version {}, the header {}",
+                                         r.format_version, h.format_version()));
+  }
   if (r.file_id != h.file_id) {
     return page_file_corrupt(fmt::format("commit record is of file {}, the header of {}",
                                          to_hex(r.file_id), to_hex(h.file_id)));
@@ -279,8 +360,14 @@ Result<void> check_commit_fields(const PageFileHeader& h, const CommitRecord& r)
   PF_TRY(bounded("slots offset", h.slots_offset, r.file_bytes));
   PF_TRY(bounded("stored pages", r.stored_pages, h.pages));
   PF_TRY(bounded("tail pages", r.tail_pages, r.stored_pages));
+  PF_TRY(bounded("pages in bases", r.base_pages, r.stored_pages - r.tail_pages));
   PF_TRY(bounded("slots", r.slots, h.pages));
   PF_TRY(bounded("delta entries", r.delta_entries, h.pages));
+  for (const PageFileBase& base : h.bases) {
+    if (base.commit_id != r.commit_id) continue;
+    return page_file_corrupt(
+        fmt::format("commit {} is named as its own base", to_hex(r.commit_id)));
+  }
   if (r.file_bytes % kFileBlockBytes != 0) {
     return page_file_corrupt(
         fmt::format("committed size {} is not a multiple of {}", r.file_bytes, kFileBlockBytes));
@@ -312,8 +399,12 @@ Result<CommitRecord> decode_commit(const PageFileHeader& header, ConstFileBlock 
   if (all_zero(from)) {
     return page_file_corrupt("not committed: its writer did not finish, the content is scrap");
   }
-  PF_TRY(check_block(from, kCommitMagic, "commit record", kCommitEndAt));
   CommitRecord r;
+  PF_ASSIGN(r.format_version, check_block(from, kCommitMagic, "commit record"));
+  const bool has_bases = r.format_version != kPageFileVersion;
+  PF_TRY(
+      check_zeros_after(from, has_bases ? kCommitWithBasesEndAt : kCommitEndAt, "commit record"));
+  if (has_bases) r.base_pages = load_le<std::uint64_t>(from, kBasePagesAt);
   r.file_id = load_id(from, kFileIdAt);
   r.commit_id = load_id(from, kCommitIdAt);
   r.file_bytes = load_le<std::uint64_t>(from, kFileBytesAt);

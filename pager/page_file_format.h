@@ -1,5 +1,5 @@
-// Page file, version 1: constants, fields and the conversions between fields and bytes. Every byte
-// is described in docs/page-file-format.md. Pure: knows no file and does no I/O.
+// Page file, versions 1 and 2: constants, fields and the conversions between fields and bytes. Every
+// byte is described in docs/page-file-format.md. Pure: knows no file and does no I/O.
 //
 //   block 0      header   what the file is and where its parts are; written once, before any page
 //   block 1      commit   zeros until the file is complete and durable; then written, once
@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "pager/memory_layout.h"
@@ -32,6 +33,8 @@
 namespace pageferry {
 
 inline constexpr std::uint32_t kPageFileVersion = 1;
+inline constexpr std::uint32_t kPageFileVersionWithBases = 2;
+inline constexpr std::size_t kBasesMax = 15;  // of one file
 // The file is addressed in blocks of one page.
 inline constexpr std::size_t kFileBlockBytes = kPageSizeBytes;
 inline constexpr std::uint64_t kHeaderOffset = 0;
@@ -56,6 +59,19 @@ using Id128 = std::array<std::byte, 16>;
 // 32 lower-case hex digits.
 std::string to_hex(const Id128& id);
 
+// A committed page file that another one leaves pages in.
+struct PageFileBase {
+  Id128 commit_id{};
+  std::uint64_t file_bytes = 0;  // as its commit record says: no page lies beyond
+
+  // Its name beside the file that needs it.
+  std::string file_name() const;
+  friend bool operator==(const PageFileBase&, const PageFileBase&) = default;
+};
+
+inline constexpr std::size_t kBaseFileNameBytes = 37;
+bool is_base_file_name(std::string_view name);
+
 struct PageFileHeader {
   Id128 file_id{};  // random; every checksum of this file's blocks begins with it
   std::uint64_t pages = 0;
@@ -66,7 +82,11 @@ struct PageFileHeader {
   std::uint64_t tail_offset = 0;
   std::uint64_t tail_bytes = 0;  // reserved for the tail; may be 0
   std::uint64_t slots_offset = 0;
+  std::vector<PageFileBase> bases{};  // number 1 first
 
+  std::uint32_t format_version() const {
+    return bases.empty() ? kPageFileVersion : kPageFileVersionWithBases;
+  }
   std::uint64_t map_blocks() const {
     return (pages + kMapEntriesPerBlock - 1) / kMapEntriesPerBlock;
   }
@@ -78,10 +98,11 @@ struct PageFileHeader {
 };
 
 struct CommitRecord {
+  std::uint32_t format_version = kPageFileVersion;  // as the header's
   Id128 file_id{};
   Id128 commit_id{};                       // random; names this image in records outside
   std::uint64_t file_bytes = 0;            // the file is at least this long
-  std::uint64_t stored_pages = 0;          // pages with content
+  std::uint64_t stored_pages = 0;          // pages with content, wherever it lies
   std::uint64_t tail_pages = 0;            // of them, stored while the guest was stopped
   std::uint64_t slots = 0;                 // slots handed out
   std::uint64_t map_checksums_offset = 0;  // the checksums of all map blocks, 4 bytes each
@@ -92,6 +113,7 @@ struct CommitRecord {
   std::uint32_t map_crc = 0;
   std::uint32_t delta_crc = 0;
   std::uint32_t version_max = 0;  // highest version of a page: that of the blackout pass
+  std::uint64_t base_pages = 0;   // of the stored pages, in bases
   std::uint64_t delta_blocks() const {
     return (delta_entries + kDeltaEntriesPerBlock - 1) / kDeltaEntriesPerBlock;
   }
@@ -99,15 +121,21 @@ struct CommitRecord {
 };
 
 // Where a page is. location: file block number, 0 when it has none; kLocationZero is added when the
-// content is zero (the rest then names the slot that stays reserved for it, or 0).
+// content is zero (the rest then names the slot that stays reserved for it, or 0). The number of a base
+// is added when the block is one of that file.
 inline constexpr std::uint64_t kLocationZero = std::uint64_t{1} << 63;
+inline constexpr unsigned kLocationBaseShift = 56;
+inline constexpr std::uint64_t kLocationBaseMask = std::uint64_t{kBasesMax} << kLocationBaseShift;
+static_assert((kBasesMax & (kBasesMax + 1)) == 0);  // a mask
 struct MapEntry {
   std::uint64_t location = 0;
-  std::uint32_t version = 0;  // 0: never stored, content zero
+  std::uint32_t version = 0;  // 0: never stored here: zero, or in a base
   std::uint32_t crc = 0;      // crc32c of the content; 0 for zero pages
 
   bool is_zero() const { return location == 0 || (location & kLocationZero) != 0; }
-  std::uint64_t block() const { return location & ~kLocationZero; }
+  std::uint64_t block() const { return location & ~(kLocationZero | kLocationBaseMask); }
+  // 0: this file.
+  std::size_t base() const { return (location & kLocationBaseMask) >> kLocationBaseShift; }
   friend bool operator==(const MapEntry&, const MapEntry&) = default;
 };
 
@@ -150,10 +178,18 @@ struct DeltaBlock {
 Result<DeltaBlock> decode_delta_block(const PageFileHeader& header, std::uint32_t number,
                                       ConstFileBlock from);
 
+// The same for an entry that names a base. All files of one guest have the same layout, so that their
+// pages begin at the same offset.
+inline bool base_entry_is_sound(const PageFileHeader& header, const MapEntry& entry) {
+  return !entry.is_zero() && entry.base() <= header.bases.size() && entry.version == 0 &&
+         entry.block() >= header.tail_offset / kFileBlockBytes &&
+         entry.block() < header.bases[entry.base() - 1].file_bytes / kFileBlockBytes;
+}
 // An entry points to a block of the tail or the slots, inside the committed size, and has a version
 // that was given out.
 inline bool entry_is_sound(const PageFileHeader& header, const CommitRecord& record,
                            const MapEntry& entry) {
+  if (entry.base() != 0) return base_entry_is_sound(header, entry);
   const std::uint64_t block = entry.block();
   const bool placed =
       block >= header.tail_offset / kFileBlockBytes && block < record.file_bytes / kFileBlockBytes;

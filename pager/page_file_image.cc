@@ -83,9 +83,24 @@ std::vector<FilePiece> missing_pieces(PageFileImage& image, std::span<const MapB
   return pieces;
 }
 
-// Completes the map. Result: how many of its pages have content.
-Result<std::uint64_t> load_map(StorageFile& file, const WaitBounds& bounds, PageFileImage& image,
-                               std::span<MapBlockFacts> facts, Bytes checksums) {
+// What the map says, to be compared with the commit record.
+struct MapCounts {
+  std::uint64_t stored = 0;    // pages with content
+  std::uint64_t in_bases = 0;  // of them
+
+  void add(const MapEntry& entry) {
+    stored += entry.is_zero() ? 0U : 1U;
+    in_bases += entry.base() != 0 ? 1U : 0U;
+  }
+  void remove(const MapEntry& entry) {
+    stored -= entry.is_zero() ? 0U : 1U;
+    in_bases -= entry.base() != 0 ? 1U : 0U;
+  }
+};
+
+// Completes the map.
+Result<MapCounts> load_map(StorageFile& file, const WaitBounds& bounds, PageFileImage& image,
+                           std::span<MapBlockFacts> facts, Bytes checksums) {
   const std::vector<FilePiece> pieces = missing_pieces(image, facts, checksums);
   PF_TRY(read_pieces(file, pieces, bounds, [&](const FilePiece& piece) -> Result<void> {
     const std::uint64_t first = (piece.offset - image.header.map_offset) / kFileBlockBytes;
@@ -95,21 +110,23 @@ Result<std::uint64_t> load_map(StorageFile& file, const WaitBounds& bounds, Page
     }
     return {};
   }));
-  std::uint64_t stored = 0;
+  MapCounts counts;
   for (std::uint64_t number = 0; number < facts.size(); ++number) {
     // A preloaded block meets the commit record here for the first time.
     PF_TRY(check_bounds(image, number, facts[number]));
-    stored += facts[number].stored;
+    counts.stored += facts[number].stored;
+    counts.in_bases += facts[number].in_bases;
   }
-  return stored;
+  return counts;
 }
 
 bool in_tail(const PageFileHeader& header, const MapEntry& entry) {
-  return !entry.is_zero() && entry.block() < header.slots_offset / kFileBlockBytes;
+  return !entry.is_zero() && entry.base() == 0 &&
+         entry.block() < header.slots_offset / kFileBlockBytes;
 }
 
-// Puts the delta into the map; returns `stored` as it is afterwards.
-Result<std::uint64_t> apply_delta(PageFileImage& image, Bytes delta, std::uint64_t stored) {
+// Puts the delta into the map; returns the counts as they are afterwards.
+Result<MapCounts> apply_delta(PageFileImage& image, Bytes delta, MapCounts counts) {
   std::uint32_t chain = 0;
   std::uint64_t entries = 0;
   std::uint64_t next_page = 0;
@@ -125,13 +142,13 @@ Result<std::uint64_t> apply_delta(PageFileImage& image, Bytes delta, std::uint64
     next_page = raw(block->entries.back().page) + 1;
     for (const DeltaEntry& change : block->entries) {
       PF_TRY(check_entry(image.header, image.record, change.page, change.entry));
-      stored -= image.map.get(change.page).is_zero() ? 0U : 1U;
-      stored += change.entry.is_zero() ? 0U : 1U;
+      counts.remove(image.map.get(change.page));
+      counts.add(change.entry);
       image.map.set(change.page, change.entry);
       if (in_tail(image.header, change.entry)) image.tail_pages.push_back(change.page);
     }
   }
-  if (chain == image.record.delta_crc && entries == image.record.delta_entries) return stored;
+  if (chain == image.record.delta_crc && entries == image.record.delta_entries) return counts;
   return page_file_corrupt(
       fmt::format("delta has {} entries with checksum {:#010x}, committed were {} with {:#010x}",
                   entries, chain, image.record.delta_entries, image.record.delta_crc));
@@ -146,12 +163,13 @@ Result<void> load_index(StorageFile& file, const WaitBounds& bounds, PageFileIma
             read_section(file, image.record.map_checksums_offset, index_bytes, bounds));
   const Bytes index(memory.data(), index_bytes);
   PF_TRY(check_checksums(image, index.first(checksums_bytes)));
-  PF_ASSIGN(std::uint64_t stored,
-            load_map(file, bounds, image, facts, index.first(checksums_bytes)));
-  PF_ASSIGN(stored, apply_delta(image, index.subspan(checksums_bytes), stored));
-  if (stored == image.record.stored_pages) return {};
-  return page_file_corrupt(fmt::format("the map holds {} stored pages, committed were {}", stored,
-                                       image.record.stored_pages));
+  PF_ASSIGN(MapCounts counts, load_map(file, bounds, image, facts, index.first(checksums_bytes)));
+  PF_ASSIGN(counts, apply_delta(image, index.subspan(checksums_bytes), counts));
+  const CommitRecord& record = image.record;
+  if (counts.stored == record.stored_pages && counts.in_bases == record.base_pages) return {};
+  return page_file_corrupt(
+      fmt::format("the map holds {} stored pages, {} of them in bases; committed were {} and {}",
+                  counts.stored, counts.in_bases, record.stored_pages, record.base_pages));
 }
 
 }  // namespace

@@ -39,16 +39,19 @@ Result<void> check_options(const PageFileReaderOptions& options, unsigned queue_
 
 }  // namespace
 
-Result<std::unique_ptr<PageFileReader>> PageFileReader::open(std::unique_ptr<StorageFile> file,
-                                                             const PageFileReaderOptions& options,
-                                                             const Clock& clock,
-                                                             const WaitBounds& bounds,
-                                                             PageReadPreparation prepared) {
+Result<std::unique_ptr<PageFileReader>> PageFileReader::open(
+    std::unique_ptr<StorageFile> file, const PageFileReaderOptions& options, const Clock& clock,
+    const WaitBounds& bounds, PageReadPreparation prepared, const BaseFileOpener& open_base) {
   PF_TRY(check_options(options, file->queue_depth()));
   PF_ASSIGN(PageFileImage image,
             PageFileImage::load(*file, options.map_bytes_max, bounds, std::move(prepared.map)));
+  auto bases = PageFileBases::open(image.header, open_base, bounds);
+  if (!bases) return with_context(std::move(bases).error(), file->name());
+  for (std::size_t number = 1; number <= bases->count(); ++number) {
+    PF_TRY(check_options(options, bases->file(number).queue_depth()));
+  }
   std::unique_ptr<PageFileReader> reader(
-      new PageFileReader(std::move(file), std::move(image), options, clock));
+      new PageFileReader(std::move(file), std::move(image), std::move(*bases), options, clock));
   if (!prepared.memory.demand) {
     PF_ASSIGN(prepared.memory, PageReadMemory::make(options));
   }
@@ -57,8 +60,13 @@ Result<std::unique_ptr<PageFileReader>> PageFileReader::open(std::unique_ptr<Sto
 }
 
 PageFileReader::PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image,
-                               const PageFileReaderOptions& options, const Clock& clock)
-    : options_(options), clock_(clock), image_(std::move(image)), file_(std::move(file)) {}
+                               PageFileBases bases, const PageFileReaderOptions& options,
+                               const Clock& clock)
+    : options_(options),
+      clock_(clock),
+      image_(std::move(image)),
+      file_(std::move(file)),
+      bases_(std::move(bases)) {}
 
 Result<void> PageFileReader::set_up(PageReadMemory memory) {
   PF_ASSIGN(reads_,
@@ -68,23 +76,36 @@ Result<void> PageFileReader::set_up(PageReadMemory memory) {
                                       Result<void> transfer, unsigned attempts) {
                                  return judge(run, bytes, std::move(transfer), attempts);
                                }));
+  for (std::size_t number = 1; number <= bases_.count(); ++number) {
+    PF_TRY(reads_->watch(bases_.file(number)));
+  }
   tail_ = TailCache::make(image_.header, image_.record, std::move(memory.tail));
   tail_.start_reads(*file_);
   return {};
 }
 
 PageFileReader::~PageFileReader() {
-  std::vector<IoDone> done;
   const MonotonicClock real_clock;
-  const WaitBounds bounds{nullptr, Deadline::after(real_clock, Seconds(1))};
-  while (file_->in_flight() > 0) {
-    done.clear();
-    if (!wait_for_completions(*file_, bounds, done)) break;
-    for (const IoDone& one : done) {
-      if ((one.tag & TailCache::kTagBit) != 0) tail_.note_done(one);
+  // Never set up: nothing was read.
+  if (!wait_for_all({nullptr, Deadline::after(real_clock, Seconds(1))}) && reads_) {
+    reads_->abandon();
+  }
+}
+
+// False: something is still in flight.
+bool PageFileReader::wait_for_all(const WaitBounds& bounds) {
+  std::vector<IoDone> done;
+  for (std::size_t number = 0; number <= bases_.count(); ++number) {
+    StorageFile& file = number == 0 ? *file_ : bases_.file(number);
+    while (file.in_flight() > 0) {
+      done.clear();
+      if (!wait_for_completions(file, bounds, done)) return false;
+      for (const IoDone& one : done) {
+        if ((one.tag & TailCache::kTagBit) != 0) tail_.note_done(one);
+      }
     }
   }
-  if (file_->in_flight() > 0) reads_->abandon();
+  return true;
 }
 
 PageRun PageFileReader::contiguous_run(PageIndex page, std::uint64_t pages_max) const {
@@ -111,15 +132,18 @@ Result<std::uint64_t> PageFileReader::start_read(PageRun run, ReadClass read_cla
     ++stats_.from_tail_cache;
     return reads_->answer(run, read_class, *bytes);
   }
-  const std::uint64_t location = image_.map.get(run.first).location;
-  if (read_class == ReadClass::prefetch && tail_.expects(location)) {
+  const MapEntry entry = image_.map.get(run.first);
+  const bool in_this_file = entry.base() == 0;
+  if (read_class == ReadClass::prefetch && in_this_file && tail_.expects(entry.location)) {
     return fail(Errc::busy, fmt::format("{}: the tail is being read", file_->name()));
   }
-  return reads_->start(run, read_class, location * kFileBlockBytes);
+  return reads_->start(run, read_class, {file_of(entry), entry.block() * kFileBlockBytes});
 }
 
 std::optional<std::span<const std::byte>> PageFileReader::find_in_tail(PageRun run) const {
-  const auto bytes = tail_.find(image_.map.get(run.first).location, run.pages);
+  const MapEntry entry = image_.map.get(run.first);
+  if (entry.base() != 0) return std::nullopt;
+  const auto bytes = tail_.find(entry.location, run.pages);
   if (!bytes || !check_pages(run, *bytes, 0)) return std::nullopt;
   return bytes;
 }
@@ -134,9 +158,12 @@ PageFileReaderStats PageFileReader::stats() const {
 
 std::string PageFileReader::describe(PageIndex page) const {
   const RamBlock& block = image_.layout.blocks()[image_.layout.block_of(page)];
-  return fmt::format("page {} (RAM block '{}' offset {:#x}, file offset {})", raw(page), block.name,
-                     bytes_of_pages(page - block.first_page),
-                     image_.map.get(page).location * kFileBlockBytes);
+  const MapEntry entry = image_.map.get(page);
+  const std::string where =
+      entry.base() == 0 ? std::string() : file_of(entry).name() + " of an earlier move, ";
+  return fmt::format("page {} (RAM block '{}' offset {:#x}, {}file offset {})", raw(page),
+                     block.name, bytes_of_pages(page - block.first_page), where,
+                     entry.block() * kFileBlockBytes);
 }
 
 Result<void> PageFileReader::check_pages(PageRun run, std::span<const std::byte> bytes,
@@ -168,6 +195,9 @@ std::vector<ReadDone> PageFileReader::poll() {
   std::vector<ReadDone> done;
   io_done_.clear();
   file_->reap(io_done_);
+  for (std::size_t number = 1; number <= bases_.count(); ++number) {
+    bases_.file(number).reap(io_done_);
+  }
   for (IoDone& one : io_done_) {
     if ((one.tag & TailCache::kTagBit) != 0) {
       tail_.note_done(one);

@@ -1,4 +1,4 @@
-// PageFileReader: the PageSupply over a committed page file. Reads are asynchronous, every page is
+// PageFileReader: the PageSupply over a committed page file, and the bases that it left pages in. Reads are asynchronous, every page is
 // checked before it is handed out, and what fails is read again a bounded number of times.
 //
 // Demand and prefetch have slots of their own, so that prefetch can never use up what a demand read
@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "pager/page_file_bases.h"
 #include "pager/page_file_image.h"
 #include "pager/page_map_preload.h"
 #include "pager/page_read_memory.h"
@@ -59,12 +60,14 @@ struct PageReadPreparation {
 
 class PageFileReader final : public PageSupply {
  public:
-  // `file`: queue_depth of at least demand_slots + prefetch_slots. Loads the image
-  // (PageFileImage::load), waiting for the store no longer than the bounds say.
+  // `file`, and what `open_base` opens: queue_depth of at least demand_slots + prefetch_slots. Loads the
+  // image (PageFileImage::load) and opens its bases (PageFileBases::open), waiting for the store no
+  // longer than the bounds say.
   static Result<std::unique_ptr<PageFileReader>> open(std::unique_ptr<StorageFile> file,
                                                       const PageFileReaderOptions& options,
                                                       const Clock& clock, const WaitBounds& bounds,
-                                                      PageReadPreparation prepared = {});
+                                                      PageReadPreparation prepared = {},
+                                                      const BaseFileOpener& open_base = {});
   ~PageFileReader() override;
 
   const CommitRecord& record() const { return image_.record; }
@@ -84,9 +87,14 @@ class PageFileReader final : public PageSupply {
   void release(std::uint64_t ticket) override { reads_->release(ticket); }
 
  private:
-  PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image,
+  PageFileReader(std::unique_ptr<StorageFile> file, PageFileImage image, PageFileBases bases,
                  const PageFileReaderOptions& options, const Clock& clock);
   Result<void> set_up(PageReadMemory memory);
+  // The file that holds the bytes of a page with this entry.
+  StorageFile& file_of(const MapEntry& entry) const {
+    return entry.base() == 0 ? *file_ : bases_.file(entry.base());
+  }
+  bool wait_for_all(const WaitBounds& bounds);
   // The run's bytes in the tail cache, proved.
   std::optional<std::span<const std::byte>> find_in_tail(PageRun run) const;
   Result<void> check_pages(PageRun run, std::span<const std::byte> bytes, unsigned attempts) const;
@@ -100,7 +108,8 @@ class PageFileReader final : public PageSupply {
   PageFileImage image_;
   std::unique_ptr<RetriedReads> reads_;
   TailCache tail_;
-  std::unique_ptr<StorageFile> file_;  // destroyed before the buffers
+  std::unique_ptr<StorageFile> file_;  // this and the bases: destroyed before the buffers
+  PageFileBases bases_;
   std::vector<IoDone> io_done_;
   PageFileReaderStats stats_;  // without what reads_ counts
 };

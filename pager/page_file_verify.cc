@@ -2,7 +2,7 @@
 // and small reads in page order would be an order of magnitude slower. So the map is turned around
 // first (file block -> page), and then the file is read from front to back in large pieces, leaving
 // out those that hold no live page (old content of home slots that moved to the tail is never
-// looked at).
+// looked at). Each base is one more such file.
 #include "pager/page_file_verify.h"
 
 #include <fmt/format.h>
@@ -17,16 +17,19 @@ namespace {
 
 constexpr unsigned kReadsInFlightMax = 64;
 
-// Page + 1 for each block of the file; 0: no live page.
-Result<std::vector<std::uint64_t>> pages_by_block(const PageFileImage& image) {
-  std::vector<std::uint64_t> pages(image.record.file_bytes / kFileBlockBytes);
+// Page + 1 for each block of the file, or of that base; 0: no live page.
+Result<std::vector<std::uint64_t>> pages_by_block(const PageFileImage& image, std::size_t base) {
+  const std::uint64_t file_bytes =
+      base == 0 ? image.record.file_bytes : image.header.bases[base - 1].file_bytes;
+  std::vector<std::uint64_t> pages(file_bytes / kFileBlockBytes);
   for (std::uint64_t page = 0; page < image.map.pages(); ++page) {
     const MapEntry entry = image.map.get(PageIndex{page});
-    if (entry.is_zero()) continue;
+    if (entry.is_zero() || entry.base() != base) continue;
     std::uint64_t& owner = pages[entry.block()];
     if (owner != 0) {
-      return page_file_corrupt(fmt::format("pages {} and {} are both said to be in block {}",
-                                           owner - 1, page, entry.block()));
+      return page_file_corrupt(
+          fmt::format("pages {} and {} are both said to be in block {}{}", owner - 1, page,
+                      entry.block(), base == 0 ? std::string() : fmt::format(" of base {}", base)));
     }
     owner = page + 1;
   }
@@ -35,9 +38,15 @@ Result<std::vector<std::uint64_t>> pages_by_block(const PageFileImage& image) {
 
 class Verifier {
  public:
+  // `where`: said of a bad page, before its offset. `report`: what was found in other files.
   Verifier(StorageFile& file, const PageFileImage& image, const VerifyOptions& options,
-           std::vector<std::uint64_t> pages)
-      : file_(file), image_(image), options_(options), pages_(std::move(pages)) {}
+           std::vector<std::uint64_t> pages, std::string where, VerifyReport report)
+      : file_(file),
+        image_(image),
+        options_(options),
+        pages_(std::move(pages)),
+        where_(std::move(where)),
+        report_(std::move(report)) {}
 
   Result<VerifyReport> run(const WaitBounds& bounds, const VerifyProgress& progress);
 
@@ -60,6 +69,7 @@ class Verifier {
   const PageFileImage& image_;
   const VerifyOptions& options_;
   std::vector<std::uint64_t> pages_;
+  const std::string where_;
   std::vector<Piece> pieces_;
   std::uint64_t next_block_ = 0;
   VerifyReport report_;
@@ -88,8 +98,8 @@ Result<void> Verifier::start(std::uint64_t tag, Piece& piece) {
 std::string Verifier::describe(std::uint64_t block) const {
   const PageIndex page{pages_[block] - 1};
   const RamBlock& ram = image_.layout.blocks()[image_.layout.block_of(page)];
-  return fmt::format("page {} (RAM block '{}' offset {:#x}, file offset {})", raw(page), ram.name,
-                     bytes_of_pages(page - ram.first_page), block * kFileBlockBytes);
+  return fmt::format("page {} (RAM block '{}' offset {:#x}, {}file offset {})", raw(page), ram.name,
+                     bytes_of_pages(page - ram.first_page), where_, block * kFileBlockBytes);
 }
 
 void Verifier::report(const Piece& piece, const Result<void>& outcome) {
@@ -166,7 +176,7 @@ PageFileSummary summarize(const std::string& name, const PageFileImage& image) {
   s.name = name;
   s.file_id = to_hex(image.header.file_id);
   s.commit_id = to_hex(image.record.commit_id);
-  s.format_version = kPageFileVersion;
+  s.format_version = image.header.format_version();
   s.layout = image.layout;
   s.memory_bytes = image.layout.bytes();
   s.stored_pages = image.record.stored_pages;
@@ -178,12 +188,21 @@ PageFileSummary summarize(const std::string& name, const PageFileImage& image) {
   s.map_bytes = image.header.map_blocks() * kFileBlockBytes;
   s.tail_reserved_bytes = image.header.tail_bytes;
   s.committed_bytes = image.record.file_bytes;
+  s.base_pages = image.record.base_pages;
+  for (const PageFileBase& base : image.header.bases) {
+    s.bases.push_back({base.file_name(), to_hex(base.commit_id), base.file_bytes, 0});
+  }
+  if (s.bases.empty()) return s;
+  for (std::uint64_t page = 0; page < image.map.pages(); ++page) {
+    const std::size_t base = image.map.get(PageIndex{page}).base();
+    if (base != 0) ++s.bases[base - 1].pages;
+  }
   return s;
 }
 
 Result<VerifyReport> verify_pages(StorageFile& file, const PageFileImage& image,
-                                  const VerifyOptions& options, const WaitBounds& bounds,
-                                  const VerifyProgress& progress) {
+                                  const PageFileBases& bases, const VerifyOptions& options,
+                                  const WaitBounds& bounds, const VerifyProgress& progress) {
   if (options.read_bytes == 0 || !is_page_aligned(options.read_bytes) ||
       options.read_bytes > kIoBytesMax || options.reads_in_flight == 0 ||
       options.reads_in_flight > kReadsInFlightMax || options.attempts == 0) {
@@ -192,8 +211,17 @@ Result<VerifyReport> verify_pages(StorageFile& file, const PageFileImage& image,
                             options.reads_in_flight, options.read_bytes, options.attempts,
                             kReadsInFlightMax, kIoBytesMax));
   }
-  PF_ASSIGN(std::vector<std::uint64_t> pages, pages_by_block(image));
-  return Verifier(file, image, options, std::move(pages)).run(bounds, progress);
+  PF_CHECK(bases.count() == image.header.bases.size());
+  VerifyReport report;
+  for (std::size_t number = 0; number <= bases.count(); ++number) {
+    PF_ASSIGN(std::vector<std::uint64_t> pages, pages_by_block(image, number));
+    StorageFile& holds = number == 0 ? file : bases.file(number);
+    std::string where = number == 0 ? "" : image.header.bases[number - 1].file_name() + " ";
+    PF_ASSIGN(report,
+              Verifier(holds, image, options, std::move(pages), std::move(where), std::move(report))
+                  .run(bounds, progress));
+  }
+  return report;
 }
 
 }  // namespace pageferry

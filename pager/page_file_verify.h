@@ -9,12 +9,19 @@
 #include <string>
 #include <vector>
 
+#include "pager/page_file_bases.h"
 #include "pager/page_file_image.h"
 #include "transport/storage_file.h"
 #include "transport/storage_wait.h"
 
 namespace pageferry {
 
+struct BaseSummary {
+  std::string file_name;
+  std::string commit_id;  // hex
+  std::uint64_t committed_bytes = 0;
+  std::uint64_t pages = 0;  // that lie in it
+};
 struct PageFileSummary {
   std::string name;
   std::string file_id;    // hex
@@ -31,6 +38,8 @@ struct PageFileSummary {
   std::uint64_t map_bytes = 0;
   std::uint64_t tail_reserved_bytes = 0;
   std::uint64_t committed_bytes = 0;
+  std::uint64_t base_pages = 0;  // of the stored pages, in bases
+  std::vector<BaseSummary> bases;
 };
 PageFileSummary summarize(const std::string& name, const PageFileImage& image);
 
@@ -48,12 +57,12 @@ struct VerifyReport {
 };
 using VerifyProgress = std::function<void(std::uint64_t pages_checked, std::uint64_t pages)>;
 
-// Reads every stored page, in file order, and checks it. Pages that are bad after all attempts are
-// in the report, which is a success of this function. Errors: Errc::corrupt when two pages claim
-// one place; Errc::canceled, Errc::timeout; no memory (8 bytes for each block of the file). After
-// canceled or timeout the buffers of reads in flight are leaked.
+// Reads every stored page, in file order, and checks it; then those in each of the bases, which are the image's. Pages that are
+// bad after all attempts are in the report, which is a success of this function. Errors: Errc::corrupt when two pages claim one
+// place; Errc::canceled, Errc::timeout; no memory (8 bytes for each block of the file). After canceled or timeout the buffers of
+// reads in flight are leaked.
 Result<VerifyReport> verify_pages(StorageFile& file, const PageFileImage& image,
-                                  const VerifyOptions& options, const WaitBounds& bounds,
-                                  const VerifyProgress& progress);
+                                  const PageFileBases& bases, const VerifyOptions& options,
+                                  const WaitBounds& bounds, const VerifyProgress& progress);
 
 }  // namespace pageferry

@@ -243,7 +243,8 @@ Result<void> PageFileWriter::put_zero(PageIndex page) {
   PF_TRY(check_page(page));
   MapEntry entry = map_.get(page);
   add(counters_.zero_pages, 1);
-  entry.location = entry.block() | kLocationZero;
+  const std::uint64_t slot = entry.base() == 0 ? entry.block() : 0;
+  entry.location = slot | kLocationZero;
   entry.crc = 0;
   record(page, entry);
   return advance_map(page);
@@ -267,7 +268,7 @@ Result<void> PageFileWriter::put_page(PageIndex page, PageBytes bytes) {
 // The page's slot, given out now if it had none.
 Result<WriteQueue::Place> PageFileWriter::give_home(MapEntry& entry) {
   add(counters_.home_pages, 1);
-  if (entry.block() != 0) {
+  if (entry.base() == 0 && entry.block() != 0) {
     entry.location = entry.block();
     add(counters_.rewritten_pages, 1);
     return WriteQueue::Place::rewritten;
@@ -342,7 +343,7 @@ Result<FileBlock> PageFileWriter::place_in_tail(MapEntry& entry) {
 }
 
 bool PageFileWriter::is_in_tail(const MapEntry& entry) const {
-  if (entry.is_zero()) return false;
+  if (entry.is_zero() || entry.base() != 0) return false;
   const std::uint64_t slots_first = header_.slots_offset / kFileBlockBytes;
   return entry.block() < slots_first || entry.block() >= slots_first + slots_;
 }
@@ -355,6 +356,7 @@ void PageFileWriter::record(PageIndex page, MapEntry entry) {
   stored_pages_ += entry.is_zero() ? 0U : 1U;
   stored_tail_pages_ -= is_in_tail(old) ? 1U : 0U;
   stored_tail_pages_ += is_in_tail(entry) ? 1U : 0U;
+  stored_base_pages_ -= old.base() != 0 ? 1U : 0U;
   map_.set(page, entry);
   const std::uint64_t index = raw(page) % kMapEntriesPerBlock;
   map_states_[raw(page) / kMapEntriesPerBlock].changed[index / 64] |= std::uint64_t{1}
@@ -371,7 +373,9 @@ Result<void> PageFileWriter::advance_map(PageIndex page) {
   const std::uint64_t first = map_cursor_;
   map_cursor_ = block - block % kMapBatchBlocks;
   publish();
-  if (map_states_[first].written) return prewrite_some();
+  // Over a base all of them were written before, and what the first pass changes is written behind it as ever.
+  const bool first_over_base = !header_.bases.empty() && version_ == 1;
+  if (map_states_[first].written && !first_over_base) return prewrite_some();
   return write_map_blocks(first, map_cursor_, 1);
 }
 
@@ -432,6 +436,7 @@ void PageFileWriter::publish() {
   counters_.busy_ns.store(count(now.busy), std::memory_order_relaxed);
   counters_.zero_bytes.store(now.zero_bytes, std::memory_order_relaxed);
   counters_.file_bytes.store(used_bytes(), std::memory_order_relaxed);
+  counters_.base_pages.store(stored_base_pages_, std::memory_order_relaxed);
 }
 
 PageFileWriterStats PageFileWriter::stats() const {
@@ -446,6 +451,7 @@ PageFileWriterStats PageFileWriter::stats() const {
   s.tail_pages = get(counters_.tail_pages);
   s.tail_overflow_pages = get(counters_.tail_overflow_pages);
   s.tail_prewritten_bytes = get(counters_.tail_prewritten_bytes);
+  s.base_pages = get(counters_.base_pages);
   s.delta_entries = get(counters_.delta_entries);
   s.bytes_written = get(counters_.bytes_written);
   s.writes = get(counters_.writes);

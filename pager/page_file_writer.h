@@ -7,6 +7,9 @@
 // tail: one sequential stream again, into space that was reserved and written over with zeros
 // before, because that is when the guest waits. docs/page-file-format.md has the layout.
 //
+// With a base (use_base()) every page is in the file from the beginning, and lies in that base until it is
+// put: a first pass that puts only what was written since leaves the rest where it is.
+//
 // put_page costs one copy, one zero check and one crc32c; it blocks only while every staging chunk
 // is being written, while the bandwidth limit says so, or for a write to the same slot that is
 // still in flight.
@@ -26,6 +29,7 @@
 #include <thread>
 #include <vector>
 
+#include "pager/base_plan.h"
 #include "pager/page_file_format.h"
 #include "pager/page_map.h"
 #include "pager/page_sink.h"
@@ -69,6 +73,7 @@ struct PageFileWriterStats {
   std::uint64_t tail_pages = 0;           // written while the guest was stopped
   std::uint64_t tail_overflow_pages = 0;  // of them, beyond the reserved tail (slower)
   std::uint64_t tail_prewritten_bytes = 0;
+  std::uint64_t base_pages = 0;     // with content, that lie in bases and were not put
   std::uint64_t delta_entries = 0;  // at commit
   std::uint64_t bytes_written = 0;  // submitted: pages, map, delta; without prewriting
   std::uint64_t writes = 0;
@@ -91,6 +96,11 @@ class PageFileWriter final : public PageSink {
   // Reserves header, map and tail (Errc::no_space when they do not fit) and writes the header:
   // blocks for that long.
   Result<void> begin(const MemoryLayout& layout) override;
+  // After begin(), before the first page. `base`: an image of the same layout, `plan` made of it; the caller
+  // answers for it that every page which differs from the image will be put, and that the plan's bases lie
+  // beside the file, durable. Writes header and map anew: blocks for that long. Errors: invalid (too
+  // late, or another layout), the store's.
+  Result<void> use_base(const PageFileImage& base, const BasePlan& plan);
   // Starts writing what the last pass changed in the map, and a sync, in the background. Their
   // errors come up later.
   void begin_pass(std::uint32_t pass) override;
@@ -121,8 +131,9 @@ class PageFileWriter final : public PageSink {
   };
   struct Counters {
     std::atomic<std::uint64_t> put_pages{0}, zero_pages{0}, home_pages{0}, rewritten_pages{0},
-        tail_pages{0}, tail_overflow_pages{0}, tail_prewritten_bytes{0}, delta_entries{0},
-        bytes_written{0}, zero_bytes{0}, writes{0}, file_bytes{0}, blocked_ns{0}, busy_ns{0};
+        tail_pages{0}, tail_overflow_pages{0}, tail_prewritten_bytes{0}, base_pages{0},
+        delta_entries{0}, bytes_written{0}, zero_bytes{0}, writes{0}, file_bytes{0}, blocked_ns{0},
+        busy_ns{0};
   };
 
   PageFileWriter(std::unique_ptr<StorageFile> file, std::unique_ptr<IoBufferPool> pool,
@@ -182,6 +193,7 @@ class PageFileWriter final : public PageSink {
   std::uint64_t map_cursor_ = 0;  // first map block that this pass has not left behind
   std::uint64_t stored_pages_ = 0;
   std::uint64_t stored_tail_pages_ = 0;
+  std::uint64_t stored_base_pages_ = 0;
   std::uint64_t slots_ = 0;
   std::uint64_t slots_reserved_bytes_ = 0;  // from slots_offset
   std::uint64_t tail_next_ = 0;             // offset of the next tail block

@@ -131,6 +131,15 @@ Result<DeltaBlock> decode_delta_block(const PageFileHeader& header, std::uint32_
 Result<void> check_entry(const PageFileHeader& header, const CommitRecord& record, PageIndex page,
                          const MapEntry& entry) {
   if (entry_is_sound(header, record, entry)) return {};
+  if (entry.base() != 0) {
+    const bool known = entry.base() <= header.bases.size();
+    return page_file_corrupt(
+        fmt::format("page {} has location {:#x} and version {} in base {} of {}: blocks {}..{} of "
+                    "it, version 0",
+                    raw(page), entry.location, entry.version, entry.base(), header.bases.size(),
+                    header.tail_offset / kFileBlockBytes,
+                    known ? header.bases[entry.base() - 1].file_bytes / kFileBlockBytes : 0));
+  }
   const std::uint64_t block = entry.block();
   const std::uint64_t first = header.tail_offset / kFileBlockBytes;
   const std::uint64_t end = record.file_bytes / kFileBlockBytes;

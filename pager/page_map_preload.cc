@@ -31,9 +31,13 @@ Result<MapBlockFacts> examine_map_block(const PageFileHeader& header, std::uint6
     if (!entry_is_sound(header, anything, entry)) {
       PF_TRY(check_entry(header, anything, PageIndex{first + i}, entry));
     }
-    facts.location_end = std::max(facts.location_end, entry.block() + 1);
     facts.version_max = std::max(facts.version_max, entry.version);
     facts.stored += entry.is_zero() ? 0U : 1U;
+    if (entry.base() != 0) {
+      ++facts.in_bases;
+    } else {
+      facts.location_end = std::max(facts.location_end, entry.block() + 1);
+    }
   }
   facts.sound = true;
   return facts;

@@ -22,11 +22,12 @@ namespace pageferry {
 
 // What a map block says, as far as it can be judged without the commit record.
 struct MapBlockFacts {
-  std::uint64_t location_end = 0;  // highest location + 1, in file blocks
+  std::uint64_t location_end = 0;  // highest location in this file + 1, in file blocks
   std::uint32_t crc = 0;
   std::uint32_t version_max = 0;
-  std::uint32_t stored = 0;  // pages with content
-  bool sound = false;        // read, and its checksum and entries hold
+  std::uint32_t stored = 0;    // pages with content
+  std::uint32_t in_bases = 0;  // of them
+  bool sound = false;          // read, and its checksum and entries hold
 };
 
 // Errc::corrupt names the block, or the page whose entry cannot be.

@@ -43,15 +43,20 @@ Result<void> RetriedReads::set_up() {
   if (!timer_.valid()) return syscall_error("timerfd_create", file_.name());
   ready_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
   if (!ready_.valid()) return syscall_error("epoll_create1", file_.name());
-  for (const int fd : {file_.completion_fd(), timer_.get()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    if (::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
-      return syscall_error("epoll_ctl", file_.name());
-    }
-  }
-  return {};
+  PF_TRY(watch_fd(timer_.get(), file_.name()));
+  return watch(file_);
+}
+
+Result<void> RetriedReads::watch_fd(int fd, const std::string& name) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  if (::epoll_ctl(ready_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return {};
+  return syscall_error("epoll_ctl", name);
+}
+
+Result<void> RetriedReads::watch(const StorageFile& another) {
+  return watch_fd(another.completion_fd(), another.name());
 }
 
 void RetriedReads::abandon() {
@@ -59,7 +64,7 @@ void RetriedReads::abandon() {
   buffers_.prefetch->abandon();
 }
 
-Result<std::uint64_t> RetriedReads::start(PageRun run, ReadClass read_class, std::uint64_t offset) {
+Result<std::uint64_t> RetriedReads::start(PageRun run, ReadClass read_class, const Place& place) {
   IoBufferPool& pool = read_class == ReadClass::demand ? *buffers_.demand : *buffers_.prefetch;
   IoBuffer buffer = pool.take();
   if (!buffer) {
@@ -67,15 +72,16 @@ Result<std::uint64_t> RetriedReads::start(PageRun run, ReadClass read_class, std
                 fmt::format("{}: all {} buffers are in use", file_.name(), pool.count()));
   }
   const std::uint64_t ticket = next_ticket_++;
-  const auto place = reads_.try_emplace(ticket).first;
-  Read& read = place->second;
+  const auto entry = reads_.try_emplace(ticket).first;
+  Read& read = entry->second;
   read.run = run;
   read.read_class = read_class;
-  read.offset = offset;
+  read.file = &place.file;
+  read.offset = place.offset;
   read.buffer = std::move(buffer);
   read.bytes = read.buffer.bytes().first(bytes_of_pages(run.pages));
   if (Result<void> submitted = submit(ticket, read); !submitted) {
-    reads_.erase(place);
+    reads_.erase(entry);
     return tl::make_unexpected(submitted.error());
   }
   return ticket;
@@ -95,7 +101,7 @@ std::uint64_t RetriedReads::answer(PageRun run, ReadClass read_class,
 
 Result<void> RetriedReads::submit(std::uint64_t ticket, Read& read) {
   const std::span<std::byte> to = read.buffer.bytes().first(bytes_of_pages(read.run.pages));
-  PF_TRY(file_.submit_read(
+  PF_TRY(read.file->submit_read(
       to, read.offset, ticket,
       read.read_class == ReadClass::demand ? IoPriority::demand : IoPriority::background));
   ++read.attempts;

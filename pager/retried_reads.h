@@ -1,5 +1,6 @@
-// RetriedReads: reads of page runs that a PageSupply has under way in its file. Each has a buffer, is checked by its owner when it
-// is here, and is made again, later and later, a bounded number of times when it failed or brought the wrong bytes.
+// RetriedReads: reads of page runs that a PageSupply has under way in its file, or its files. Each has a buffer, is checked by
+// its owner when it is here, and is made again, later and later, a bounded number of times when it failed or brought the wrong
+// bytes.
 //
 //   start() --> in flight --note_done()--> checked --> reported by finish_turn() --> release()
 //                  ^                          | wrong
@@ -7,9 +8,9 @@
 //
 // Demand and prefetch have buffers of their own, and go to the store with their own I/O priority.
 //
-// The owner reaps the file (it may have reads of its own there): finished reads with tickets of start() go to note_done().
+// The owner reaps the files (it may have reads of its own there): finished reads with tickets of start() go to note_done().
 //
-// Thread rule: one thread. Lifetime: file and clock outlive its use; the file is destroyed before it, since the store may write into
+// Thread rule: one thread. Lifetime: files and clock outlive its use; the files are destroyed before it, since the store may write into
 // the buffers until then.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "pager/page_supply.h"
@@ -55,8 +57,15 @@ class RetriedReads {
                                                     ReadRetries retries, const Clock& clock,
                                                     Check check);
 
-  // The bytes of `run` lie together from `offset` on, and fit into a buffer. Errors: busy (no buffer), the file's.
-  Result<std::uint64_t> start(PageRun run, ReadClass read_class, std::uint64_t offset);
+  // One more file that reads may be started in. Errors: io.
+  Result<void> watch(const StorageFile& another);
+
+  // The bytes of `run` lie together from `offset` of that file on, and fit into a buffer. Errors: busy (no buffer), the file's.
+  struct Place {
+    StorageFile& file;
+    std::uint64_t offset = 0;
+  };
+  Result<std::uint64_t> start(PageRun run, ReadClass read_class, const Place& place);
   // A read that needs none: reported by the next finish_turn(). `bytes` stay valid until release().
   std::uint64_t answer(PageRun run, ReadClass read_class, std::span<const std::byte> bytes);
 
@@ -74,6 +83,7 @@ class RetriedReads {
   struct Read {
     PageRun run;
     ReadClass read_class{};
+    StorageFile* file = nullptr;  // none for an answer
     std::uint64_t offset = 0;
     IoBuffer buffer;                     // empty for an answer
     std::span<const std::byte> bytes{};  // where they are or will be
@@ -85,6 +95,7 @@ class RetriedReads {
   RetriedReads(StorageFile& file, ReadBuffers buffers, ReadRetries retries, const Clock& clock,
                Check check);
   Result<void> set_up();
+  Result<void> watch_fd(int fd, const std::string& name);
   Result<void> submit(std::uint64_t ticket, Read& read);
   // Reports the read, or lets it wait for its next attempt.
   void settle(std::uint64_t ticket, Read& read, Result<void> transfer, std::vector<ReadDone>& done);

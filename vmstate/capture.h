@@ -39,6 +39,9 @@ struct CaptureOptions {
   std::uint64_t epoch = 0;   // that is released by commit_source()
   // From the stop of the guest to commit_source(); 0: none. A VMM that can keeps it too, should we be stopped ourselves.
   Milliseconds blackout_limit{0};
+  // Id of an attempt that this guest was restored from: asks the VMM to name in the first pass only what was written since. Empty:
+  // everything.
+  std::string base_attempt{};
   // How fast the sink's store has been, bytes/s, 0: not known yet. From any thread. Absent: it is measured from the passes.
   std::function<std::uint64_t()> sink_bytes_per_s{};
 };
@@ -117,6 +120,8 @@ class Capture {
   virtual bool request_stop() = 0;
   // Whether commit_source() may have told the VMM. If not, the VMM has resumed or will resume the guest, and abort() is what is left to do.
   virtual bool shut_was_sent() const = 0;
+  // After start(): the VMM proves that the first pass holds every page that was written since base_attempt. Else it holds all pages.
+  virtual bool base_in_use() const { return false; }
   virtual CaptureStats stats() const = 0;
 };
 

@@ -64,6 +64,7 @@ class HookCapture final : public Capture, private GuestPages {
   Result<void> abort() override;
   bool request_stop() override;
   bool shut_was_sent() const override { return commit_sent_; }
+  bool base_in_use() const override { return base_in_use_; }
   CaptureStats stats() const override;
 
  private:
@@ -105,6 +106,7 @@ class HookCapture final : public Capture, private GuestPages {
   std::uint64_t pass_pages_ = 0;         // to be put in this pass
   std::uint64_t dirty_pages_per_s_ = 0;  // over the last pass
   bool switch_now_ = false;
+  bool base_in_use_ = false;
   Nanoseconds told_not_converging_at_{0};
 
   // For stats(), from any thread.

@@ -51,7 +51,9 @@ struct HookVm {
   // Of the last commit or resume here; 0: there was none.
   std::uint64_t epoch = 0;
   std::string attempt_id;  // of the state that was loaded; "" when none was
-  pid_t pid = 0;           // the VMM, as the kernel says (SO_PEERCRED)
+  // Id of the attempt since whose restore every written page is known; "" when there is none.
+  std::string tracked_since_attempt;
+  pid_t pid = 0;  // the VMM, as the kernel says (SO_PEERCRED)
 };
 
 class HookClient {

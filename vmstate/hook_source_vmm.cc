@@ -50,6 +50,7 @@ Result<std::unique_ptr<HookSourceVmm>> HookSourceVmm::connect(const std::string&
   facts.uuid = kNoUuid;
   facts.version = vm.machine;
   facts.run_state = name_of(vm.state);
+  facts.tracked_since_attempt = vm.tracked_since_attempt;
   PF_ASSIGN(facts.process, read_vmm_process(vm.pid));
   std::error_code ignored;
   std::string absolute = std::filesystem::absolute(socket, ignored).string();

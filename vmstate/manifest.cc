@@ -9,6 +9,8 @@
 #include <limits>
 
 #include "pager/page.h"
+#include "pager/page_file_format.h"
+#include "transport/storage_file.h"
 #include "vmstate/checked_json.h"
 #include "vmstate/hook_protocol.h"
 #include "vmstate/ram_block_json.h"
@@ -50,6 +52,14 @@ json hook_to_json(const HookMachine& hook) {
           {"guest-addresses", hook.guest_addresses}};
 }
 
+json bases_to_json(const std::vector<ManifestBase>& bases) {
+  json list = json::array();
+  for (const ManifestBase& base : bases) {
+    list.push_back({{"file", base.file}, {"bytes", base.file_bytes}});
+  }
+  return list;
+}
+
 json to_json(const VmManifest& manifest) {
   json blocks = json::array();
   for (const RamBlock& block : manifest.blocks) blocks.push_back(ram_block_to_json(block));
@@ -62,6 +72,7 @@ json to_json(const VmManifest& manifest) {
       {"source", source_to_json(manifest)},
       {"page-bytes", manifest.page_bytes},
       {"blocks", std::move(blocks)}};
+  if (!manifest.bases.empty()) object["bases"] = bases_to_json(manifest.bases);
   if (manifest.hook) {
     object["hook"] = hook_to_json(*manifest.hook);
   } else {
@@ -154,6 +165,19 @@ Result<void> hook_from_json(const json& object, std::size_t blocks, VmManifest& 
   return {};
 }
 
+Result<void> bases_from_json(const json& list, VmManifest& manifest) {
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    JsonMembers members(list[i], kFormat, fmt::format("bases[{}]", i));
+    ManifestBase base;
+    base.file = members.text("file", 1, kBaseFileNameBytes);
+    if (!is_base_file_name(base.file)) members.wrong("file", "is not base. and 32 hex digits");
+    base.file_bytes = members.number("bytes", kFileBlockBytes, kFileBytesMax);
+    PF_TRY(members.finish());
+    manifest.bases.push_back(std::move(base));
+  }
+  return {};
+}
+
 Result<VmManifest> from_json(const json& object) {
   VmManifest manifest;
   JsonMembers top(object, kFormat, "");
@@ -171,11 +195,14 @@ Result<VmManifest> from_json(const json& object) {
   manifest.page_bytes =
       static_cast<std::uint32_t>(top.number("page-bytes", kPageSizeBytes, kPageSizeBytes));
   const json& blocks = top.list("blocks", 0, kBlocksMax);
+  const json bases =
+      object.contains("bases") ? top.list("bases", 1, kBasesMax) : json(json::array());
   PF_TRY(top.finish());
   PF_TRY(vm_from_json(vm, manifest));
   PF_TRY(attempt_from_json(attempt, manifest));
   PF_TRY(source_from_json(source, manifest));
   PF_TRY(blocks_from_json(blocks, manifest));
+  PF_TRY(bases_from_json(bases, manifest));
   if (has_hook) PF_TRY(hook_from_json(hook, manifest.blocks.size(), manifest));
   return manifest;
 }

@@ -33,6 +33,13 @@ struct HookMachine {
   friend bool operator==(const HookMachine&, const HookMachine&) = default;
 };
 
+// A page file of an earlier move that this attempt's page file leaves pages in (docs/page-file-format.md).
+struct ManifestBase {
+  std::string file;  // its name in the attempt's directory
+  std::uint64_t file_bytes = 0;
+  friend bool operator==(const ManifestBase&, const ManifestBase&) = default;
+};
+
 struct VmManifest {
   std::string vm_name;     // 1 to 255 bytes
   std::string vm_uuid;     // as QEMU prints it; all zeros when it was given none
@@ -49,6 +56,7 @@ struct VmManifest {
   std::uint32_t page_bytes = 0;  // of the guest; kPageSizeBytes
   std::vector<RamBlock>
       blocks;  // in stream order; first_page is not stored. May be empty (not known yet).
+  std::vector<ManifestBase> bases{};
 };
 
 // Text: one JSON object on one line, then a line "crc32c XXXXXXXX" over the first line with its

@@ -29,6 +29,8 @@ struct SourceFacts {
   std::string version;  // of the VMM, for people
   std::string run_state;
   bool running = true;  // the guest; else it was paused before
+  // Id of the attempt that it was restored from, if the VMM knows every page written since; else empty.
+  std::string tracked_since_attempt;
   VmmProcess process;
 };
 

@@ -13,6 +13,7 @@
 namespace pageferry {
 namespace {
 
+constexpr std::size_t kVersionAt = 8;
 constexpr std::size_t kCrcAt = 12;      // header and commit record
 constexpr std::size_t kBlockCrcAt = 4;  // map and delta blocks
 constexpr std::size_t kFileIdAt = 16;
@@ -48,6 +49,7 @@ void try_commit(Block block) {
   store_le<std::uint32_t>(block, kCrcAt, page_file_block_crc(id_in(block), block, kCrcAt));
   PageFileHeader header = plausible_header();
   header.file_id = id_in(block);
+  if (load_le<std::uint32_t>(block, kVersionAt) != kPageFileVersion) header.bases.resize(1);
   const Result<CommitRecord> record = decode_commit(header, block);
   if (!record) return;
   Block again{};
@@ -67,7 +69,8 @@ void try_layout(std::span<const std::byte> bytes) {
 }
 
 void try_delta(Block block) {
-  const PageFileHeader header = plausible_header();
+  PageFileHeader header = plausible_header();
+  header.bases.push_back({Id128{}, header.slots_offset + bytes_of_pages(1)});
   store_le<std::uint32_t>(block, kBlockCrcAt,
                           page_file_block_crc(header.file_id, block, kBlockCrcAt));
   const Result<DeltaBlock> delta = decode_delta_block(header, 0, block);
@@ -76,7 +79,9 @@ void try_delta(Block block) {
   record.file_bytes = header.slots_offset;
   for (const DeltaEntry& entry : delta->entries) {
     PF_CHECK(raw(entry.page) < header.pages);
-    static_cast<void>(check_entry(header, record, entry.page, entry.entry));
+    if (!check_entry(header, record, entry.page, entry.entry)) continue;
+    PF_CHECK(entry.entry.base() <= header.bases.size());
+    PF_CHECK(entry.entry.base() == 0 || !entry.entry.is_zero());
   }
 }
 

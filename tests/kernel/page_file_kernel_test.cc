@@ -92,7 +92,7 @@ void write_read_verify(const std::string& path) {
   ASSERT_TRUE(again.has_value());
   const auto image = PageFileImage::load(**again, std::uint64_t{1} << 20, {});
   ASSERT_TRUE(image.has_value());
-  const auto report = verify_pages(**again, *image, {}, {}, {});
+  const auto report = verify_pages(**again, *image, {}, {}, {}, {});
   ASSERT_TRUE(report.has_value()) << report.error().message;
   EXPECT_EQ(report->bad_pages, 0U);
   EXPECT_EQ(report->pages_checked, info->record.stored_pages);

@@ -135,6 +135,14 @@ Result<std::unique_ptr<StorageFile>> open_pages_to_read(const Attempt& attempt) 
   return std::unique_ptr<StorageFile>(std::move(file));
 }
 
+BaseFileOpener bases_in(const Attempt& attempt) {
+  return [&attempt](const std::string& file_name) -> Result<std::unique_ptr<StorageFile>> {
+    PF_ASSIGN(std::unique_ptr<AioFile> file,
+              AioFile::open(attempt.directory.get(), file_name, attempt.name, AioOptions{}));
+    return std::unique_ptr<StorageFile>(std::move(file));
+  };
+}
+
 Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clock,
                                              PageMapPreload& preload) {
   WaitBounds bounds;
@@ -150,7 +158,7 @@ Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attemp
   WaitBounds bounds;
   bounds.deadline = Deadline::after(clock, kOpenBound);
   return PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds,
-                              std::move(prepared));
+                              std::move(prepared), bases_in(attempt));
 }
 
 Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<StorageFault>& faults,
@@ -158,7 +166,9 @@ Result<void> verify_attempt_pages(const Attempt& attempt, const std::vector<Stor
   PF_ASSIGN(const std::unique_ptr<StorageFile> file, open_with_faults(attempt, faults, clock));
   PF_ASSIGN(const PageFileImage image,
             PageFileImage::load(*file, PageFileReaderOptions{}.map_bytes_max, bounds));
-  PF_ASSIGN(const VerifyReport report, verify_pages(*file, image, VerifyOptions{}, bounds,
+  PF_ASSIGN(const PageFileBases bases,
+            PageFileBases::open(image.header, bases_in(attempt), bounds));
+  PF_ASSIGN(const VerifyReport report, verify_pages(*file, image, bases, VerifyOptions{}, bounds,
                                                     [](std::uint64_t, std::uint64_t) {}));
   if (report.bad_pages == 0) return {};
   return fail(Errc::corrupt, fmt::format("{} pages read back wrong; first: {}", report.bad_pages,

@@ -46,7 +46,7 @@ Result<std::unique_ptr<StorageFile>> with_faults(std::unique_ptr<StorageFile> fi
                                                  const Clock& clock);
 
 // The page file suffers `faults` (--inject-store), counted from each opening of it; none is the
-// usual. The clock outlives the file.
+// usual. Its bases suffer none. The clock outlives the file.
 //
 // A new, empty page file, on a thread of its own: whoever writes it is never held up by a call into
 // the store.
@@ -56,10 +56,12 @@ Result<std::unique_ptr<StorageFile>> create_attempt_pages(const Attempt& attempt
 // The page file as it is, also while it is still being written; without faults. Keep it for several
 // reads: each opening costs an aio context.
 Result<std::unique_ptr<StorageFile>> open_pages_to_read(const Attempt& attempt);
+// Opens the bases of its page file. Lifetime: the attempt outlives it.
+BaseFileOpener bases_in(const Attempt& attempt);
 // Reads a bit more of its map, as far as it is on the store.
 Result<PageMapPreload::Progress> preload_map(StorageFile& file, const Clock& clock,
                                              PageMapPreload& preload);
-// Committed page files only. What was preloaded is not read again.
+// Committed page files only, with their bases. What was preloaded is not read again.
 Result<std::unique_ptr<PageFileReader>> open_attempt_pages(const Attempt& attempt,
                                                            const std::vector<StorageFault>& faults,
                                                            const Clock& clock,

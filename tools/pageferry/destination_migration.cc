@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "tools/pageferry/attempt_files.h"
+#include "tools/pageferry/base_image.h"
 #include "tools/pageferry/option_names.h"
 #include "tools/pageferry/ticker.h"
 #include "tools/pageferry/touch_file.h"
@@ -53,6 +54,7 @@ Result<void> DestinationMigration::prepare(const std::string& attempt) {
   PF_ASSIGN(const std::string manifest,
             read_attempt_text(*attempt_, std::string(kManifestFileName)));
   PF_ASSIGN(manifest_, decode_manifest(manifest));
+  PF_TRY(check_bases_are_there(*attempt_, manifest_));
   std::vector<std::byte> prepare_file;
   if (!manifest_.hook) {
     PF_ASSIGN(prepare_file, read_attempt_file(*attempt_, kPrepareFileName));
@@ -235,7 +237,7 @@ std::vector<std::string> DestinationMigration::settle() {
 
 Result<void> DestinationMigration::free_image() {
   PF_TRY(hand_off_.resident(epoch_));
-  if (options_.keep == KeepImage::yes) return {};
+  if (options_.keep == KeepImage::yes) return hand_off_.remove_attempts_older_than(attempt_->name);
   reader_.reset();
   return hand_off_.remove_older_attempts(epoch_);
 }

@@ -27,6 +27,7 @@ namespace pageferry {
 
 // Every place that exists; parse() refuses other names.
 inline constexpr std::string_view kFailPoints[] = {
+    "source.base-linked",         // --base: its files are in the attempt's directory
     "source.setup",               // capabilities set, nothing captured yet
     "source.pass1",               // first progress report of pass 1
     "source.later-pass",          // first progress report of a later pass

@@ -103,6 +103,12 @@ Result<void> HandOff::ended(Epoch epoch) {
   return {};
 }
 
+Result<void> HandOff::remove_attempts_older_than(const std::string& kept) {
+  const auto name = parse_attempt_name(kept);
+  PF_CHECK(name.has_value());
+  return remove_older_attempts(name->epoch);
+}
+
 Result<void> HandOff::remove_older_attempts(Epoch resident_epoch) {
   PF_ASSIGN(const std::vector<std::string> names, directory_.list_attempts());
   for (const std::string& name : names) {

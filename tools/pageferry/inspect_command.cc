@@ -1,5 +1,5 @@
-// inspect: what a page file says about itself, and with --verify whether every page in it is what
-// was written.
+// inspect: what a page file says about itself, and with --verify whether every page in it, or in a base
+// of it, is what was written.
 #include <fmt/format.h>
 
 #include "pager/page_file_verify.h"
@@ -19,6 +19,13 @@ nlohmann::json to_json(const PageFileSummary& summary) {
                       {"bytes", block.length_bytes},
                       {"backing-page-bytes", block.backing_page_bytes}});
   }
+  nlohmann::json bases = nlohmann::json::array();
+  for (const BaseSummary& base : summary.bases) {
+    bases.push_back({{"file", base.file_name},
+                     {"commit-id", base.commit_id},
+                     {"committed-bytes", base.committed_bytes},
+                     {"pages", base.pages}});
+  }
   return {{"file", summary.name},
           {"format-version", summary.format_version},
           {"file-id", summary.file_id},
@@ -33,18 +40,24 @@ nlohmann::json to_json(const PageFileSummary& summary) {
           {"map-bytes", summary.map_bytes},
           {"tail-reserved-bytes", summary.tail_reserved_bytes},
           {"committed-bytes", summary.committed_bytes},
+          {"base-pages", summary.base_pages},
+          {"bases", std::move(bases)},
           {"ram-blocks", std::move(blocks)}};
 }
 
 struct OpenFile {
   std::unique_ptr<AioFile> file;
   PageFileImage image;
+  PageFileBases bases;
 };
 
 Result<OpenFile> open_page_file(const std::string& path) {
   OpenFile opened;
   PF_ASSIGN(opened.file, open_storage_file(path, AioOptions{}));
   PF_ASSIGN(opened.image, PageFileImage::load(*opened.file, kMapBytesMax, WaitBounds{}));
+  auto bases = PageFileBases::open(opened.image.header, bases_beside(path), WaitBounds{});
+  if (!bases) return with_context(std::move(bases).error(), path);
+  opened.bases = std::move(*bases);
   return opened;
 }
 
@@ -59,8 +72,8 @@ Result<bool> add_proof(OpenFile& opened, Reporter& reporter, nlohmann::json& res
                      {"page-size", kPageSizeBytes}};
     reporter.progress("verify", std::move(fields));
   };
-  PF_ASSIGN(const VerifyReport report,
-            verify_pages(*opened.file, opened.image, VerifyOptions{}, WaitBounds{}, progress));
+  PF_ASSIGN(const VerifyReport report, verify_pages(*opened.file, opened.image, opened.bases,
+                                                    VerifyOptions{}, WaitBounds{}, progress));
   result["verified"] = {{"pages", report.pages_checked},
                         {"bytes-read", report.bytes_read},
                         {"memory-bytes", stored},

@@ -43,6 +43,15 @@ Result<std::unique_ptr<AioFile>> open_storage_file(const std::string& path, AioO
   return AioFile::open(directory.get(), place.name, place.directory, options);
 }
 
+BaseFileOpener bases_beside(const std::string& path) {
+  return [directory = place_of(path).directory](
+             const std::string& file_name) -> Result<std::unique_ptr<StorageFile>> {
+    PF_ASSIGN(std::unique_ptr<AioFile> file,
+              open_storage_file(directory + "/" + file_name, AioOptions{}));
+    return std::unique_ptr<StorageFile>(std::move(file));
+  };
+}
+
 Result<std::unique_ptr<PageSupply>> open_memory_source(const std::string& path, MemoryFileKind kind,
                                                        const std::vector<StorageFault>& faults,
                                                        const Clock& clock,
@@ -51,8 +60,8 @@ Result<std::unique_ptr<PageSupply>> open_memory_source(const std::string& path, 
   PF_ASSIGN(const std::uint64_t bytes, file->size());
   PF_ASSIGN(file, with_faults(std::move(file), faults, clock));
   if (kind == MemoryFileKind::page_file) {
-    PF_ASSIGN(auto reader,
-              PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock, bounds));
+    PF_ASSIGN(auto reader, PageFileReader::open(std::move(file), PageFileReaderOptions{}, clock,
+                                                bounds, {}, bases_beside(path)));
     return std::unique_ptr<PageSupply>(std::move(reader));
   }
   PF_ASSIGN(const std::vector<PageRun> holes, holes_of(path, bytes));

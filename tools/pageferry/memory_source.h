@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "pager/page_file_bases.h"
 #include "pager/page_supply.h"
 #include "transport/aio_file.h"
 #include "transport/faulty_file.h"
@@ -21,6 +22,9 @@ enum class MemoryFileKind : std::uint8_t { plain, page_file };
 
 // An existing regular file, for reading. Errors: those of AioFile::open.
 Result<std::unique_ptr<AioFile>> open_storage_file(const std::string& path, AioOptions options);
+
+// Opens the bases of a page file: they lie in its directory.
+BaseFileOpener bases_beside(const std::string& path);
 
 // The file suffers `faults` (--inject-store). Errors: those of AioFile::open, PageFileReader::open, MemoryFileReader::open.
 Result<std::unique_ptr<PageSupply>> open_memory_source(const std::string& path, MemoryFileKind kind,

@@ -11,6 +11,7 @@
 
 #include "tools/pageferry/mebibytes.h"
 #include "tools/pageferry/option_names.h"
+#include "transport/vm_directory.h"
 
 namespace pageferry {
 namespace {
@@ -35,6 +36,7 @@ struct RawOptions {
   bool verify = false;
   bool watch = false;
   bool keep_source = false;
+  std::string base = "none";
   bool abort_on_error = false;
   bool persistent = false;
   bool undefine_source = false;
@@ -88,6 +90,9 @@ void add_source(CLI::App& app, RawOptions& raw) {
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{86'400}));
   app.add_flag("--verify", raw.verify, "read everything back before the release");
   app.add_flag("--keep-source", raw.keep_source, "do not end the source VMM");
+  app.add_option("--base", raw.base,
+                 "image on the store whose unchanged pages are not written again: auto, none or "
+                 "attempt.N.ID (hook only)");
   app.add_flag("--abort-on-error", raw.abort_on_error,
                "accepted as virsh does; a guest that an I/O error or a panic stops always ends the "
                "migration");
@@ -145,6 +150,22 @@ Result<CommonOptions> common_of(const RawOptions& raw) {
   return common;
 }
 
+Result<BaseChoice> base_of(const RawOptions& raw, VmmKind kind) {
+  if (raw.base == "none") return BaseChoice{};
+  if (kind == VmmKind::qemu) {
+    return fail(Errc::invalid,
+                fmt::format("--base {}: QEMU sends every page and does not say which were written "
+                            "since; only for hook:SOCKET",
+                            raw.base));
+  }
+  if (raw.base == "auto") return BaseChoice{BaseChoice::Kind::automatic, {}};
+  if (parse_attempt_name(raw.base)) return BaseChoice{BaseChoice::Kind::named, raw.base};
+  return fail(Errc::invalid,
+              fmt::format("--base '{}': auto, none, or the name of an attempt's directory on the "
+                          "store (attempt.N.ID)",
+                          raw.base));
+}
+
 Result<SourceOptions> source_of(const RawOptions& raw) {
   SourceOptions source;
   PF_ASSIGN(source.vm, parse_vm_address(raw.vm));
@@ -159,6 +180,7 @@ Result<SourceOptions> source_of(const RawOptions& raw) {
   source.blackout_limit = Seconds(raw.blackout_limit_s);
   source.read_back = raw.verify ? ReadBack::yes : ReadBack::no;
   source.source_end = raw.keep_source ? SourceEnd::keep : SourceEnd::quit;
+  PF_ASSIGN(source.base, base_of(raw, source.vm.kind));
   return source;
 }
 

@@ -35,6 +35,12 @@ struct CommonOptions {
   std::vector<StorageFault> store_faults;
 };
 
+// --base: what was stored of the guest before, and need not be written again.
+struct BaseChoice {
+  enum class Kind : std::uint8_t { none, automatic, named } kind = Kind::none;
+  std::string attempt;  // named: of its directory
+};
+
 struct SourceOptions {
   VmAddress vm;
   std::string store;
@@ -46,6 +52,7 @@ struct SourceOptions {
   Seconds blackout_limit{30};
   ReadBack read_back = ReadBack::no;
   SourceEnd source_end = SourceEnd::quit;
+  BaseChoice base;
 };
 
 struct DestinationOptions {

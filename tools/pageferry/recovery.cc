@@ -3,8 +3,8 @@
 
 #include <dirent.h>
 #include <fmt/format.h>
-
 #include <poll.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -324,8 +324,7 @@ Result<void> Recovery::end_vmm(VmmLook& vmm) {
   } else {
     PF_TRY(pageferry::end_qemu(*vmm.view.process, vmm.qmp.get(), EndBounds{}));
   }
-  const std::string directory = socket.substr(0, socket.rfind('/'));
-  // Only one of ours goes; others are refused by the function.
+  const std::string directory = socket.substr(0, socket.rfind('/'));  // refused if not one of ours
   [[maybe_unused]] const auto removed = remove_run_directory(command_.common.run_dir, directory);
   return {};
 }
@@ -429,7 +428,10 @@ Result<void> Recovery::serve_to_the_end(VmmLook& vmm) {
 Result<void> Recovery::free_image(const OwnershipSnapshot& snapshot) {
   if (!snapshot.top().resident) PF_TRY(hand_off_->resident(snapshot.highest()));
   reader_.reset();
-  if (command_.destination.keep == KeepImage::yes) return {};
+  if (command_.destination.keep == KeepImage::yes) {
+    const auto kept = image_for(snapshot, snapshot.highest()).image;
+    return kept ? hand_off_->remove_attempts_older_than(kept->attempt) : Result<void>();
+  }
   return hand_off_->remove_older_attempts(snapshot.highest());
 }
 

@@ -218,7 +218,9 @@ void SourceMigration::add_source_figures() {
                           {"written", file.bytes_written},
                           {"rewritten-pages", file.rewritten_pages},
                           {"tail-bytes", bytes_of_pages(file.tail_pages)},
+                          {"base-pages", file.base_pages},
                           {"write-bytes-per-s", file.write_bytes_per_s}};
+  if (base_) result_["base"] = {{"attempt", base_->attempt}, {"files", base_->plan.bases.size()}};
   split_["ram"] = to_ms(capture.ram_complete_at - capture.stopped_at);
   split_["device-state"] = to_ms(capture.state_complete_at - capture.ram_complete_at);
 }

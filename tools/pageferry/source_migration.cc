@@ -128,7 +128,9 @@ Result<void> SourceMigration::make_page_file() {
 
 Result<void> SourceMigration::setup() {
   PF_TRY(make_page_file());
+  PF_TRY(find_base());
   CaptureOptions capture;
+  if (base_) capture.base_attempt = base_->id;
   capture.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
   capture.max_downtime = options_.max_downtime;
   capture.target_downtime = std::min(capture.target_downtime, options_.max_downtime);
@@ -141,6 +143,7 @@ Result<void> SourceMigration::setup() {
     capture_ = std::move(made);
   }
   PF_TRY(capture_->start());
+  PF_TRY(settle_base());
   PF_TRY(common_.fail_points.hit("source.setup"));
   PF_TRY(write_manifest());
   return start_destination();
@@ -159,6 +162,7 @@ Result<void> SourceMigration::write_manifest() {
   manifest.source = vm_->facts().process;
   manifest.run_state = vm_->facts().running ? GuestRunState::running : GuestRunState::paused;
   manifest.page_bytes = kPageSizeBytes;
+  if (base_) manifest.bases = manifest_bases(base_->plan);
   PF_ASSIGN(const std::string text, encode_manifest(manifest));
   const auto bytes = std::as_bytes(std::span(text));
   PF_TRY(write_file(std::string(kManifestFileName), {bytes.begin(), bytes.end()}));

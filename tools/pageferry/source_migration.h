@@ -25,6 +25,7 @@
 #include <string>
 
 #include "pager/page_file_writer.h"
+#include "tools/pageferry/base_image.h"
 #include "tools/pageferry/control_server.h"
 #include "tools/pageferry/destination_link.h"
 #include "tools/pageferry/hand_off.h"
@@ -53,6 +54,9 @@ class SourceMigration final : private CaptureObserver {
   Result<void> open_epoch();
   Result<void> setup();
   Result<void> make_page_file();
+  Result<void> find_base();
+  Result<void> settle_base();
+  void go_without_base(const std::string& why);
   Result<void> write_manifest();
   Result<void> write_file(const std::string& name, std::vector<std::byte> bytes);
   WaitBounds store_bounds() const { return {store_stop_.get(), Deadline::never()}; }
@@ -109,6 +113,7 @@ class SourceMigration final : private CaptureObserver {
   // Ends every wait for the store before SHUT(0).
   std::shared_ptr<CancelSignal> store_stop_ = std::make_shared<CancelSignal>();
   RandomId commit_id_;
+  std::shared_ptr<BaseImage> base_;  // shared as attempt_ is; none: everything is written
   // Somebody who asks for an abort may come while run() makes or drops these two: both are under the
   // mutex when they are set or reset.
   std::mutex stop_mutex_;

@@ -82,10 +82,10 @@ TEST_F(PageFileRefusalTest, SomethingElse) {
 }
 
 TEST_F(PageFileRefusalTest, AnotherVersion) {
-  store_le<std::uint32_t>(block_at(kHeaderOffset), 8, 2);
+  store_le<std::uint32_t>(block_at(kHeaderOffset), 8, 3);
   const Error error = refusal();
   EXPECT_EQ(error.code, Errc::version);
-  EXPECT_NE(error.message.find("version 2, this program reads 1"), std::string::npos)
+  EXPECT_NE(error.message.find("version 3, this program reads 1 and 2"), std::string::npos)
       << error.message;
 }
 

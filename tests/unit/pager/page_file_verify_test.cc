@@ -28,7 +28,7 @@ class PageFileVerifyTest : public ::testing::Test {
     image_ = std::move(*image);
   }
   VerifyReport verify() {
-    const Result<VerifyReport> report = verify_pages(*file_, image_, {}, {}, {});
+    const Result<VerifyReport> report = verify_pages(*file_, image_, {}, {}, {}, {});
     EXPECT_TRUE(report.has_value()) << report.error().message;
     return report.value_or(VerifyReport{});
   }
@@ -69,7 +69,7 @@ TEST_F(PageFileVerifyTest, OldContentOfAHomeSlotIsNotLookedAt) {
 
 TEST_F(PageFileVerifyTest, TwoPagesInOnePlaceAreCorrupt) {
   image_.map.set(PageIndex{10}, image_.map.get(PageIndex{11}));
-  const Result<VerifyReport> report = verify_pages(*file_, image_, {}, {}, {});
+  const Result<VerifyReport> report = verify_pages(*file_, image_, {}, {}, {}, {});
   ASSERT_FALSE(report.has_value());
   EXPECT_EQ(report.error().code, Errc::corrupt);
   EXPECT_NE(report.error().message.find("pages 10 and 11"), std::string::npos);
@@ -80,7 +80,7 @@ TEST_F(PageFileVerifyTest, ACancelEndsIt) {
   cancel.cancel();
   file_->hold_completions();
   const Result<VerifyReport> report =
-      verify_pages(*file_, image_, {}, {&cancel, Deadline::never()}, {});
+      verify_pages(*file_, image_, {}, {}, {&cancel, Deadline::never()}, {});
   ASSERT_FALSE(report.has_value());
   EXPECT_EQ(report.error().code, Errc::canceled);
 }

@@ -83,6 +83,15 @@ TEST_F(HandOffTest, AttemptsOfEarlierEpochsAreRemovedAndOthersKept) {
   EXPECT_EQ(*tool->directory().list_attempts(), std::vector<std::string>{new_one->name});
 }
 
+TEST_F(HandOffTest, AnImageThatIsKeptStaysAndOlderOnesGo) {
+  auto tool = open();
+  auto old_one = tool->directory().create_attempt(Epoch{3});
+  auto kept = tool->directory().create_attempt(Epoch{4});
+  ASSERT_TRUE(old_one && kept);
+  ASSERT_TRUE(tool->remove_attempts_older_than(kept->name));
+  EXPECT_EQ(*tool->directory().list_attempts(), std::vector<std::string>{kept->name});
+}
+
 TEST(Disks, UnchangedFileIsAccepted) {
   const ScratchDirectory scratch;
   const std::string path = scratch.path() + "/disk";

@@ -219,5 +219,30 @@ TEST(Options, KeepSourceKeepsIt) {
   EXPECT_EQ(migrate_with({"--keep-source"}).source.source_end, SourceEnd::keep);
 }
 
+TEST(Options, BaseIsNoneUnlessGiven) {
+  EXPECT_EQ(migrate_with({}).source.base.kind, BaseChoice::Kind::none);
+}
+
+TEST(Options, BaseIsAutoOrAnAttempt) {
+  const char* attempt = "attempt.3.00112233445566778899aabbccddeeff";
+  auto automatic = parse({"send", "hook:/h", "--store", "/s", "--base", "auto"});
+  ASSERT_TRUE(automatic) << automatic.error().text;
+  EXPECT_EQ(std::get<SendCommand>(*automatic).source.base.kind, BaseChoice::Kind::automatic);
+  auto named = parse({"send", "hook:/h", "--store", "/s", "--base", attempt});
+  ASSERT_TRUE(named) << named.error().text;
+  EXPECT_EQ(std::get<SendCommand>(*named).source.base.kind, BaseChoice::Kind::named);
+  EXPECT_EQ(std::get<SendCommand>(*named).source.base.attempt, attempt);
+  auto other = parse({"send", "hook:/h", "--store", "/s", "--base", "../attempt"});
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code, ExitCode::usage);
+}
+
+TEST(Options, BaseIsRefusedForQemu) {
+  auto command = parse({"send", "qemu:/q", "--store", "/s", "--base", "auto"});
+  ASSERT_FALSE(command);
+  EXPECT_EQ(command.error().code, ExitCode::usage);
+  EXPECT_NE(command.error().text.find("QEMU sends every page"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace pageferry

@@ -140,6 +140,43 @@ TEST(ManifestTest, GoldenFileOfAVmmWithAHookIsReadAndWrittenTheSame) {
   EXPECT_EQ(encoded(hook_example()), golden.str());
 }
 
+VmManifest based_example() {
+  VmManifest manifest = hook_example();
+  manifest.bases = {{"base.c0c1c2c3c4c5c6c7c8c9cacbcccdcecf", std::uint64_t{3162112}},
+                    {"base.00112233445566778899aabbccddeeff", std::uint64_t{1} << 28}};
+  return manifest;
+}
+
+TEST(ManifestTest, GoldenFileWithBasesIsReadAndWrittenTheSame) {
+  std::ifstream in(PAGEFERRY_GOLDEN_DIRECTORY "/manifest_bases_v1.json", std::ios::binary);
+  ASSERT_TRUE(in) << "the golden file is missing";
+  std::stringstream golden;
+  golden << in.rdbuf();
+  const auto decoded = decode_manifest(golden.str());
+  ASSERT_TRUE(decoded) << decoded.error().message;
+  EXPECT_EQ(decoded->bases, based_example().bases);
+  EXPECT_EQ(encoded(based_example()), golden.str());
+}
+
+TEST(ManifestTest, ABaseLiesBesideThePageFileUnderItsOwnName) {
+  for (const char* name : {"../base.c0c1c2c3c4c5c6c7c8c9cacbcccdce", "pages",
+                           "base.C0C1C2C3C4C5C6C7C8C9CACBCCCDCECF"}) {
+    VmManifest manifest = based_example();
+    manifest.bases[1].file = name;
+    const auto text = encode_manifest(manifest);
+    ASSERT_FALSE(text) << name;
+    EXPECT_THAT(text.error().message, HasSubstr("bases[1].file")) << name;
+  }
+}
+
+TEST(ManifestTest, NoMoreBasesThanAPageFileHas) {
+  VmManifest manifest = based_example();
+  manifest.bases.resize(16, manifest.bases[0]);
+  const auto text = encode_manifest(manifest);
+  ASSERT_FALSE(text);
+  EXPECT_THAT(text.error().message, HasSubstr("bases"));
+}
+
 TEST(ManifestTest, AVmmWithAHookHasAnAddressForEachBlock) {
   VmManifest manifest = hook_example();
   manifest.hook->guest_addresses.pop_back();
