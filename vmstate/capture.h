@@ -39,6 +39,9 @@ struct CaptureOptions {
   std::uint64_t epoch = 0;   // that is released by commit_source()
   // From the stop of the guest to commit_source(); 0: none. A VMM that can keeps it too, should we be stopped ourselves.
   Milliseconds blackout_limit{0};
+  // An attempt of this VM whose image is still on the store: where the VMM knows every page that was written since, the first pass has only
+  // those (HookCapture::base_in_use()). Its directory's name or its id; empty: none asked.
+  std::string base_attempt{};
   // How fast the sink's store has been, bytes/s, 0: not known yet. From any thread. Absent: it is measured from the passes.
   std::function<std::uint64_t()> sink_bytes_per_s{};
 };

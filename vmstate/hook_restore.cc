@@ -18,6 +18,11 @@ constexpr Milliseconds kTellInterval{250};
 // After the resume the guest has the CPUs for itself for a moment.
 constexpr Milliseconds kSettleTime{100};
 
+Placing placing_of(const HookSlot& slot, hook_protocol::PagePlacing placing) {
+  if (placing == hook_protocol::PagePlacing::plain) return Placing::plain;
+  return slot.memory.valid() ? Placing::write_protected_with_zeros : Placing::write_protected;
+}
+
 }  // namespace
 
 HookRestore::~HookRestore() {
@@ -33,7 +38,10 @@ Result<void> HookRestore::serve(PageSupply& supply, Deadline deadline) {
   PF_ASSIGN(process_, open_pidfd(identity));
   UserfaultVmm userfault;
   PF_ASSIGN(userfault.userfault, client_->take_userfault(deadline));
-  for (const HookSlot& slot : vm.slots) userfault.block_addresses.push_back(slot.host_address);
+  for (const HookSlot& slot : vm.slots) {
+    userfault.block_addresses.push_back(slot.host_address);
+    userfault.placing.push_back(placing_of(slot, vm.placing));
+  }
   if (auto tables = PageTables::open(vm.pid)) userfault.tables.emplace(std::move(*tables));
   userfault.process_fd = process_.get();
   userfault.connection_fd = client_->connection_fd();

@@ -40,14 +40,37 @@ std::vector<std::string> leftover_monitors(const std::string& run_dir, const std
 
 }  // namespace
 
-ExitCode Recovery::run_to_the_end() {
+bool Recovery::open() {
   auto opened = HandOff::open(command_.destination.store, command_.destination.name,
                               VmDirectory::IfMissing::refuse, stop_);
   if (!opened) {
     reporter_.error(opened.error());
-    return ExitCode::refused;
+    return false;
   }
   hand_off_ = std::move(*opened);
+  return true;
+}
+
+ExitCode Recovery::serve_only() {
+  if (!open()) return ExitCode::refused;
+  auto verdict = serve_the_named();
+  if (verdict) return verdict->code;
+  reporter_.error(verdict.error());
+  return verdict.error().code == Errc::corrupt ? ExitCode::state_lost : ExitCode::recoverable;
+}
+
+Result<Recovery::Verdict> Recovery::serve_the_named() {
+  PF_ASSIGN(const OwnershipSnapshot before, hand_off_->read());
+  PF_ASSIGN(std::vector<VmmLook> looks, look_around(before));
+  PF_ASSIGN(const OwnershipSnapshot snapshot, hand_off_->read());
+  for (VmmLook& look : looks) {
+    if (look.hook && look.hook->state == HookState::restoring) return serve(look, snapshot);
+  }
+  return refuse(ExitCode::done, "no guest here waits for pages");
+}
+
+ExitCode Recovery::run_to_the_end() {
+  if (!open()) return ExitCode::refused;
   while (true) {
     auto verdict = one_round();
     if (!verdict) {
@@ -404,6 +427,7 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
   result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
   if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
   early_.reset();  // it has brought what was needed to get here; the restore goes on
+  if (hook_restore_) when_serving_(epoch);
   PF_TRY(serve_to_the_end(vmm));
   if (auto freed = free_image(snapshot); !freed) {
     reporter_.warning(image_stays_text(freed.error()));
@@ -467,6 +491,7 @@ Result<Recovery::Verdict> Recovery::load_and_run(const Decision& decision) {
   if (auto announced = migration_->announce(); !announced) {
     reporter_.warning(announced.error().message);
   }
+  if (migration_->can_be_moved_on()) when_serving_(decision.epoch);
   PF_TRY(migration_->finish(
       [this](const nlohmann::json& progress) { reporter_.progress("page-in", progress); }));
   for (const std::string& warning : migration_->settle()) reporter_.warning(warning);

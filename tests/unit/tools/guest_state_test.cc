@@ -78,7 +78,7 @@ TEST(GuestStateTest, EachPlaceGrantsWhatTheTableSays) {
   const std::vector<Row> rows = {{Type::track, HookRole::mover, "y-------y"},
                                  {Type::collect, HookRole::mover, "-yyyyy---"},
                                  {Type::untrack, HookRole::mover, "-yyyyy---"},
-                                 {Type::pause, HookRole::mover, "yy------y"},
+                                 {Type::pause, HookRole::mover, "yy-------"},
                                  {Type::save_state, HookRole::mover, "--y------"},
                                  {Type::commit, HookRole::mover, "--y------"},
                                  {Type::resume, HookRole::mover, "----y--y-"},
