@@ -70,7 +70,8 @@ Result<void> HookCapture::start() {
   return start_tracking();
 }
 
-// What the hook calls it is the end of its directory's name.
+// It is the hook that names every page once: of a guest that misses pages, each when it has come. What the hook calls the base is the end of
+// its directory's name.
 Result<void> HookCapture::start_tracking() {
   const std::string& known = client_.vm().tracked_since_attempt;
   const std::string& base = options_.base_attempt;
@@ -81,7 +82,7 @@ Result<void> HookCapture::start_tracking() {
     if (started || started.error().code != Errc::not_found) return started;
     source_.begin_from("");
   }
-  return source_.start();
+  return source_.start(PagesAtStart::not_written);
 }
 
 void HookCapture::describe(VmManifest& manifest) const {

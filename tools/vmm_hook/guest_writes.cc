@@ -60,14 +60,16 @@ Result<void> GuestWrites::collect_into(DirtyBitmap& dirty) {
     set_all(owed_);
     return collected;
   }
-  owed_.merge_back(written);
   DirtyBitmap missing(dirty.pages());
   if (memory_ != nullptr && memory_->are_missing()) {
     if (auto looked = memory_->missing_into(missing); !looked) {
       since_image_.merge_back(written);
+      owed_.merge_back(written);
       return looked;
     }
   }
+  // Other sources name every page the first time.
+  if (restored_ == nullptr) owed_.merge_back(written);
   DirtyBitmap still_owed(dirty.pages());
   for (PageIndex from{0}; raw(from) < missing.pages();) {
     const auto run = missing.next_run(from, missing.pages());
@@ -81,6 +83,7 @@ Result<void> GuestWrites::collect_into(DirtyBitmap& dirty) {
   }
   since_image_.merge_back(written);
   dirty.merge_back(owed_);
+  dirty.merge_back(written);
   owed_ = std::move(still_owed);
   return {};
 }
