@@ -386,7 +386,7 @@ def move_on_from_migrate(rig):
     vm.runs_at({"pid": pid, "hook": words[words.index("--hook") + 1]})
     expect(rig.run(vm, "status").final.get("serving"), "status shows who serves")
     tool = begin_moving_on(rig, vm)
-    expect_code(rig.run(vm, "migrate"), 3, "held by process")
+    expect_code(rig.run(vm, "migrate"), 3, "mover already")
     expect_code(old.wait(60), 0)
     expect_moved(rig, vm, tool.wait(60))
 
