@@ -136,6 +136,24 @@ TEST(GuestStateTest, OnlyAPausedGuestIsForsaken) {
   EXPECT_EQ(guest.state(), HookState::running);
 }
 
+TEST(GuestStateTest, TrackingSinceAnAttemptNeedsThatOneAndEveryWriteKnown) {
+  GuestState guest = restoring();
+  const Request since{.type = Type::track, .attempt_id = "attempt"};
+  EXPECT_EQ(guest.facts().tracked_since_attempt, "");
+  EXPECT_EQ(guest.check(since, HookRole::mover).error().code, Errc::not_found);
+  guest.knows_restored_writes(true);
+  EXPECT_EQ(guest.facts().tracked_since_attempt, "attempt");
+  EXPECT_TRUE(guest.check(since, HookRole::mover));
+  const Request other{.type = Type::track, .attempt_id = "other"};
+  EXPECT_EQ(guest.check(other, HookRole::mover).error().code, Errc::not_found);
+}
+
+TEST(GuestStateTest, WithoutAnAttemptNothingIsTrackedSinceOne) {
+  GuestState guest = running();
+  guest.knows_restored_writes(true);
+  EXPECT_EQ(guest.facts().tracked_since_attempt, "");
+}
+
 TEST(GuestStateTest, TheStateThatPeopleSee) {
   EXPECT_EQ(running().state(), HookState::running);
   EXPECT_EQ(tracked().state(), HookState::moving);
