@@ -425,7 +425,14 @@ Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot&
   const Epoch epoch = snapshot.highest();
   result_["destination"] = vmm.where();
   result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
-  if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
+  if (vmm.waits_for_pages()) {
+    auto attached = attach(vmm, image_for(snapshot, epoch));
+    // Whoever serves holds no lock that a `receive` asks for.
+    if (!attached && vmm.hook && attached.error().code == Errc::busy) {
+      return refuse(ExitCode::refused, attached.error().message);
+    }
+    PF_TRY(std::move(attached));
+  }
   early_.reset();  // it has brought what was needed to get here; the restore goes on
   if (hook_restore_) when_serving_(epoch);
   PF_TRY(serve_to_the_end(vmm));
