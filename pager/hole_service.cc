@@ -1,5 +1,6 @@
-// Whatever an answer's outcome, the page is woken: who waits asks again if it still has to. So an answer that fails for a moment (the address
-// space is changing) is made again by the one who needs it, and one that fails for good (no memory) slows that one down and nobody else.
+// Whatever an answer's outcome, the page is woken: who waits asks again if it still has to. So an answer that fails for a moment (the
+// address space is changing) is made again by the one who needs it, and one that fails for good (no memory) slows that one down and
+// nobody else.
 #include "pager/hole_service.h"
 
 #include <fmt/format.h>

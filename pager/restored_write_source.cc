@@ -1,6 +1,7 @@
-// Asynchronous: PAGEMAP_SCAN has two ways. Asked for written pages only, it takes a page that is not there for a written one and arms it by a
-// marker. Asked for written pages that are present or swapped, it leaves those out and untouched; that is wanted for anonymous memory while
-// pages are missing. A file's pages may be swapped out without a trace in the page tables, so that there only the first way finds them all.
+// Asynchronous: PAGEMAP_SCAN has two ways. Asked for written pages only, it takes a page that is not there for a written one and arms it
+// by a marker. Asked for written pages that are present or swapped, it leaves those out and untouched; that is wanted for anonymous
+// memory while pages are missing. A file's pages may be swapped out without a trace in the page tables, so that there only the first way
+// finds them all.
 //
 // Synchronous: what is not protected is named, and protected then. Between the two it may be written once more; it is read after both.
 #include "pager/restored_write_source.h"

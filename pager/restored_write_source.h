@@ -16,7 +16,8 @@
 // UFFDIO_ZEROPAGE fail and cannot be told from a page that was swapped out). In files a marker does no harm, and a page may be in the file
 // without being in the page tables: there a missing page may be named, and whoever asks leaves it out.
 //
-// Thread rule and lifetime: dirty_source.h; all_are_there() by the same thread. The descriptor stays open and registered until it is stopped.
+// Thread rule and lifetime: dirty_source.h; all_are_there() by the same thread. The descriptor stays open and registered until it is
+// stopped.
 #pragma once
 
 #include <cstdint>

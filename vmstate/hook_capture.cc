@@ -70,8 +70,8 @@ Result<void> HookCapture::start() {
   return start_tracking();
 }
 
-// It is the hook that names every page once: of a guest that misses pages, each when it has come. What the hook calls the base is the end of
-// its directory's name.
+// It is the hook that names every page once: of a guest that misses pages, each when it has come. What the hook calls the base is the end
+// of its directory's name.
 Result<void> HookCapture::start_tracking() {
   const std::string& known = client_.vm().tracked_since_attempt;
   const std::string& base = options_.base_attempt;

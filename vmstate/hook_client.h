@@ -89,8 +89,8 @@ class HookClient {
   // `since_attempt`: pages that hold what that attempt's image has are left out of the first collection. Empty: it names all.
   // Errors: not_found (not every write since then is known: vm().tracked_since_attempt).
   virtual Result<void> start_tracking(Deadline deadline, const std::string& since_attempt = {}) = 0;
-  // Adds what was written since the last call, or everything the first time; but no page that is missing (the guest is being restored): such
-  // a one is named by a collection after it has come. Precondition: as many pages as vm().layout.
+  // Adds what was written since the last call, or everything the first time; but no page that is missing (the guest is being restored):
+  // such a one is named by a collection after it has come. Precondition: as many pages as vm().layout.
   virtual Result<void> collect_into(DirtyBitmap& dirty, Deadline deadline) = 0;
   virtual Result<void> stop_tracking(Deadline deadline) = 0;
   // `blackout_limit`, if not 0: when that much time has passed since the hook took the request, and commit() has not come, the hook resumes

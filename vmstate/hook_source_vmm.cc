@@ -1,4 +1,5 @@
-// The hook says who it is when it is connected to. A guest that is itself being restored may be moved on: HookCapture waits with the switch.
+// The hook says who it is when it is connected to. A guest that is itself being restored may be moved on: HookCapture waits with the
+// switch.
 #include "vmstate/hook_source_vmm.h"
 
 #include <fmt/format.h>

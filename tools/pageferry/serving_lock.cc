@@ -1,5 +1,5 @@
-// Names are looked for by what they look like: an epoch in decimal digits between two fixed parts. Another VM whose name begins the same has more
-// than digits there.
+// Names are looked for by what they look like: an epoch in decimal digits between two fixed parts. Another VM whose name begins the same
+// has more than digits there.
 #include "tools/pageferry/serving_lock.h"
 
 #include <fmt/format.h>

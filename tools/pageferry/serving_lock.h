@@ -1,9 +1,9 @@
-// ServingLock: what a tool holds while all that it still does is bring the missing pages of a guest that runs: <name>.serving.<epoch> in place
-// of <name>.source and <name>.destination. Those are free then for a tool that moves the guest on, which the hook lets happen while pages
-// are missing; and `recover` still finds, and ends, whoever serves.
+// ServingLock: what a tool holds while all that it still does is bring the missing pages of a guest that runs: <name>.serving.<epoch> in
+// place of <name>.source and <name>.destination. Those are free then for a tool that moves the guest on, which the hook lets happen while
+// pages are missing; and `recover` still finds, and ends, whoever serves.
 //
-// Taken by a tool that holds <name>.destination (or took it over), so two never want it at once. A tool that moves on never serves the epoch that it
-// leaves, and the epoch that it leaves is released only when no page of it is missing.
+// Taken by a tool that holds <name>.destination (or took it over), so two never want it at once. A tool that moves on never serves the
+// epoch that it leaves, and the epoch that it leaves is released only when no page of it is missing.
 //
 // The lock file goes with the lock: there is one for each epoch, and who comes second holds the other locks.
 //

@@ -98,8 +98,8 @@ void SourceMigration::end_source() {
   [[maybe_unused]] const auto removed = remove_run_directory(common_.run_dir, directory);
 }
 
-// The VMM here is ended and the guest runs: this tool only waits for the agent, which serves. Its place, and the name of its control socket, are
-// for whoever moves the guest on.
+// The VMM here is ended and the guest runs: this tool only waits for the agent, which serves. Its place, and the name of its control
+// socket, are for whoever moves the guest on.
 void SourceMigration::let_others_move_on() {
   if (options_.vm.kind != VmmKind::hook) return;
   control_.reset();

@@ -1,5 +1,5 @@
-// Synchronous tracking makes each first write to a page wait for a thread. That is borne while pages are missing, when a touch waits for much
-// more, and while somebody moves the guest. Afterwards it rests, and the account of the image ends with it.
+// Synchronous tracking makes each first write to a page wait for a thread. That is borne while pages are missing, when a touch waits for
+// much more, and while somebody moves the guest. Afterwards it rests, and the account of the image ends with it.
 #include "tools/vmm_hook/guest_writes.h"
 
 #include <utility>

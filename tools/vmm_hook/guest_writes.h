@@ -5,9 +5,9 @@
 //                               +--> owed to the mover --named, if they are there--> the collection
 //                                          ^------ missing: owed still ------+
 //
-// Why no page is read that is missing: a collection asks for written pages first and looks then which are missing; what it names is there, and
-// stays there (a page that is given back while others are missing is placed as zeros at once). A page that was missing at that look has
-// never been written, so for the image's account it is no change.
+// Why no page is read that is missing: a collection asks for written pages first and looks then which are missing; what it names is
+// there, and stays there (a page that is given back while others are missing is placed as zeros at once). A page that was missing at that
+// look has never been written, so for the image's account it is no change.
 //
 // A guest that was not restored here, or whose writes are tracked in a way that does not begin with its first page, has no such account.
 //
