@@ -3,10 +3,10 @@
 
 namespace pageferry {
 
-Result<void> DirtySource::start() {
+Result<void> DirtySource::start(PagesAtStart pages) {
   PF_CHECK(!started_);
   PF_TRY(begin());
-  reported_.mark_all();
+  if (pages == PagesAtStart::written) reported_.mark_all();
   started_ = true;
   return {};
 }

@@ -42,6 +42,9 @@
 
 namespace pageferry {
 
+// What a source that begins says of pages that nobody writes afterwards.
+enum class PagesAtStart : std::uint8_t { written, not_written };
+
 class DirtySource {
  public:
   virtual ~DirtySource() = default;
@@ -49,8 +52,9 @@ class DirtySource {
   DirtySource& operator=(const DirtySource&) = delete;
 
   // Errors: unsupported (this kernel or VMM cannot), busy (somebody else tracks this memory), vmm, io. Then it is not started.
-  // Precondition: not started (checked).
-  Result<void> start();
+  // `not_written`: for a caller who knows what every page holds now (a restore, before its first page; a base). Precondition: not
+  // started (checked).
+  Result<void> start(PagesAtStart pages = PagesAtStart::written);
 
   // May take long (docs/dirty-tracking.md has figures) and may slow writers down meanwhile; never stops them.
   // Preconditions: started; as many pages as the layout (both checked). Errors: vmm (D4 was broken, or the VMM's own), io.

@@ -44,5 +44,8 @@ inline constexpr std::uint64_t kScanProtectMatching =
 inline constexpr std::uint64_t kScanCheckAsync =
     2;  // EPERM where memory is not registered for kUserfaultWpAsync
 inline constexpr std::uint64_t kPageIsWritten = 2;  // category: not write-protected by userfaultfd
+inline constexpr std::uint64_t kPageIsPresent = 8;  // category
+inline constexpr std::uint64_t kPageIsSwapped =
+    16;  // category; also what a marker on no page looks like
 
 }  // namespace pageferry

@@ -24,6 +24,7 @@ namespace pageferry {
 namespace {
 
 constexpr std::size_t kFaultsPerRead = 16;
+constexpr std::uint64_t kZerosBytes = std::uint64_t{64} << 10;
 
 // <linux/userfaultfd.h> has them from 6.6 on.
 struct LinuxUffdioPoison {
@@ -61,8 +62,14 @@ UserfaultOutlet::UserfaultOutlet(const MemoryLayout& layout,
                                  WhenChanging when_changing)
     : layout_(&layout),
       block_addresses_(std::move(block_addresses)),
+      placing_(layout.blocks().size(), Placing::plain),
       when_changing_(when_changing) {
   PF_CHECK(block_addresses_.size() == layout.blocks().size());
+}
+
+void UserfaultOutlet::place_as(std::vector<Placing> placing) {
+  PF_CHECK(placing.size() == layout_->blocks().size());
+  placing_ = std::move(placing);
 }
 
 Result<void> UserfaultOutlet::open(UniqueFd userfault, std::optional<PageTables> tables,
@@ -119,7 +126,8 @@ UserfaultOutlet::Target UserfaultOutlet::target_of(PageIndex page) const {
   const std::size_t index = layout_->block_of(page);
   const RamBlock& block = layout_->blocks()[index];
   return {.address = block_addresses_[index] + bytes_of_pages(page - block.first_page),
-          .backing_page_bytes = block.backing_page_bytes};
+          .backing_page_bytes = block.backing_page_bytes,
+          .placing = placing_[index]};
 }
 
 Result<PageRun> UserfaultOutlet::page_at(std::uint64_t address) const {
@@ -175,6 +183,10 @@ Result<void> UserfaultOutlet::read_events(UserfaultEvents& events) {
       }
       if (message.event != UFFD_EVENT_PAGEFAULT) continue;
       PF_ASSIGN(const PageRun page, page_at(message.arg.pagefault.address));
+      if ((message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) {
+        PF_TRY(let_write(page.first));
+        continue;
+      }
       events.faults.push_back(page);
     }
     if (count < messages.size()) return {};
@@ -187,7 +199,8 @@ Result<std::uint64_t> UserfaultOutlet::put_pages(PageChannel channel, PageRun ru
   const Target target = target_of(run.first);
   bytes = bytes.first(bytes_of_pages(run.pages));
   if (target.backing_page_bytes == kPageSizeBytes) {
-    PF_ASSIGN(const std::uint64_t placed, copy(target.address, bytes, kPageSizeBytes));
+    PF_ASSIGN(const std::uint64_t placed,
+              copy(target.address, bytes, kPageSizeBytes, target.placing));
     return pages_of_bytes(placed);
   }
   PF_ASSIGN(const bool taken, gather(channel, target, bytes, 0));
@@ -198,14 +211,44 @@ Result<std::uint64_t> UserfaultOutlet::put_zeros(PageChannel channel, PageRun ru
   if (!is_open()) return 0;
   const Target target = target_of(run.first);
   if (target.backing_page_bytes == kPageSizeBytes) {
-    PF_ASSIGN(const std::uint64_t placed, place_zeros(target.address, bytes_of_pages(run.pages)));
+    const std::uint64_t bytes = bytes_of_pages(run.pages);
+    PF_ASSIGN(const std::uint64_t placed, target.placing == Placing::write_protected_with_zeros
+                                              ? copy_zeros(target.address, bytes)
+                                              : place_zeros(target.address, bytes));
     return pages_of_bytes(placed);
   }
   PF_ASSIGN(const bool taken, gather(channel, target, {}, bytes_of_pages(run.pages)));
   return taken ? run.pages : 0;
 }
 
-// The kernel has no zero pages for hugetlb: they are copied.
+Result<std::uint64_t> UserfaultOutlet::copy_zeros(std::uint64_t address, std::uint64_t bytes) {
+  if (zeros_.size() < kZerosBytes) {
+    PF_ASSIGN(zeros_, AlignedMemory::map(kZerosBytes));
+  }
+  std::uint64_t done = 0;
+  while (done < bytes) {
+    const std::uint64_t piece = std::min(bytes - done, kZerosBytes);
+    PF_ASSIGN(const std::uint64_t placed,
+              copy(address + done, std::span<const std::byte>(zeros_.data(), piece), kPageSizeBytes,
+                   Placing::write_protected_with_zeros));
+    done += placed;
+    if (placed < piece) break;
+  }
+  return done;
+}
+
+// Whoever waits is woken in any case: while the address space is changing it asks again.
+Result<void> UserfaultOutlet::let_write(PageIndex page) {
+  const std::uint64_t address = target_of(page).address;
+  uffdio_writeprotect request{.range = {.start = address, .len = kPageSizeBytes}, .mode = 0};
+  if (::ioctl(fd(), UFFDIO_WRITEPROTECT, &request) == 0) return {};
+  if (errno != EAGAIN && errno != EINTR) {
+    return refused("UFFDIO_WRITEPROTECT", fmt::format("page at {:#x} of the VMM", address), errno);
+  }
+  return wake_range(address, kPageSizeBytes);
+}
+
+// What was removed is not what the image has: it counts as written. The kernel has no zero pages for hugetlb: they are copied.
 Result<bool> UserfaultOutlet::put_zero_backing_page(PageIndex page) {
   PF_CHECK(is_open());
   const Target target = target_of(page);
@@ -218,7 +261,7 @@ Result<bool> UserfaultOutlet::put_zero_backing_page(PageIndex page) {
       PF_ASSIGN(zeros_, AlignedMemory::map(unit));
     }
     const std::span zeros(zeros_.data(), unit);
-    PF_ASSIGN(placed, copy(target.address - target.address % unit, zeros, unit));
+    PF_ASSIGN(placed, copy(target.address - target.address % unit, zeros, unit, Placing::plain));
   }
   return placed == unit;
 }
@@ -243,12 +286,13 @@ Result<std::uint64_t> UserfaultOutlet::place(std::string_view call, std::uint64_
 }
 
 Result<std::uint64_t> UserfaultOutlet::copy(std::uint64_t address, std::span<const std::byte> bytes,
-                                            std::uint64_t page_bytes) {
+                                            std::uint64_t page_bytes, Placing placing) {
+  const __u64 mode = placing == Placing::plain ? __u64{0} : __u64{UFFDIO_COPY_MODE_WP};
   return place("UFFDIO_COPY", address, bytes.size(), page_bytes, [&](std::uint64_t done) {
     uffdio_copy request{.dst = address + done,
                         .src = reinterpret_cast<std::uintptr_t>(bytes.data() + done),
                         .len = bytes.size() - done,
-                        .mode = 0,
+                        .mode = mode,
                         .copy = 0};
     ::ioctl(fd(), UFFDIO_COPY, &request);
     return request.copy;
@@ -316,7 +360,7 @@ Result<bool> UserfaultOutlet::gather(PageChannel channel, Target target,
   if (gathering.bytes < target.backing_page_bytes) return true;
   const std::span whole(gathering.memory.data(), target.backing_page_bytes);
   PF_ASSIGN(const std::uint64_t placed,
-            copy(target.address - offset, whole, target.backing_page_bytes));
+            copy(target.address - offset, whole, target.backing_page_bytes, Placing::plain));
   const bool is_there = placed == target.backing_page_bytes;
   gathering.bytes = is_there ? 0 : offset;
   return is_there;

@@ -7,6 +7,9 @@
 // A page that is there already is left as it is, because the guest may have written to it since (EEXIST; a pager before us
 // brought it): whoever waits for it is woken. Backing pages larger than a page (hugetlb) are gathered and go in whole.
 //
+// Where the guest's writes are tracked from its first page on (restored_write_source.h), pages are placed write-protected, and a write that
+// waits for its protection to be taken off comes as a message too (synchronous tracking): read_events() answers it.
+//
 // A VMM may also tell what it removes from its memory (a balloon): read_events() hears of it, BallooningOutlet acts on it.
 //
 // Thread rule: one thread, the restore loop's. Lifetime: layout outlives it. Closing is safe as long as the VMM holds its own
@@ -37,6 +40,13 @@ struct UserfaultEvents {
       removed;  // the VMM gave them back: missing from now on, and zero; whole backing pages
 };
 
+// How a block's pages are placed.
+enum class Placing : std::uint8_t {
+  plain,  // its writes are not tracked
+  write_protected,  // but for zeros, which the kernel maps and cannot protect in the same step: anonymous memory
+  write_protected_with_zeros,  // zeros are copied: a file, where they take a page anyhow
+};
+
 class UserfaultOutlet final : public PageOutlet {
  public:
   // When the address space is changing, nothing can be placed. `wait`: it soon has changed, so it is tried until then. `give_back`: the
@@ -55,6 +65,8 @@ class UserfaultOutlet final : public PageOutlet {
   Result<void> open(UniqueFd userfault, std::optional<PageTables> tables,
                     Registration registration = Registration::ensured);
   bool is_open() const { return userfault_.valid(); }
+  // Of each block of the layout; without it all are placed plain. Before the first page.
+  void place_as(std::vector<Placing> placing);
   // To be watched for input; -1 before open().
   int fd() const { return userfault_.get(); }
 
@@ -94,6 +106,7 @@ class UserfaultOutlet final : public PageOutlet {
   struct Target {
     std::uint64_t address = 0;
     std::uint64_t backing_page_bytes = kPageSizeBytes;
+    Placing placing = Placing::plain;
   };
   Target target_of(PageIndex page) const;
   Result<PageRun> page_at(std::uint64_t address) const;
@@ -103,8 +116,10 @@ class UserfaultOutlet final : public PageOutlet {
   Result<std::uint64_t> place(std::string_view call, std::uint64_t address, std::uint64_t bytes,
                               std::uint64_t page_bytes, Attempt attempt);
   Result<std::uint64_t> copy(std::uint64_t address, std::span<const std::byte> bytes,
-                             std::uint64_t page_bytes);
+                             std::uint64_t page_bytes, Placing placing);
   Result<std::uint64_t> place_zeros(std::uint64_t address, std::uint64_t bytes);
+  Result<std::uint64_t> copy_zeros(std::uint64_t address, std::uint64_t bytes);
+  Result<void> let_write(PageIndex page);
   enum class Next : std::uint8_t { again, skip_page, give_back };
   Result<void> check_is_there(std::uint64_t address, std::uint64_t page_bytes) const;
   Result<Next> after_failure(std::string_view call, std::uint64_t address, std::uint64_t page_bytes,
@@ -116,11 +131,12 @@ class UserfaultOutlet final : public PageOutlet {
 
   const MemoryLayout* layout_;
   std::vector<std::uint64_t> block_addresses_;
+  std::vector<Placing> placing_;  // by block
   WhenChanging when_changing_;
   UniqueFd userfault_;
   std::optional<PageTables> tables_;    // as long as userfault_, where they were given
   std::array<Gathering, 2> gathering_;  // by channel
-  AlignedMemory zeros_;                 // a backing page of them, once one was wanted
+  AlignedMemory zeros_;                 // a backing page of them or more, once one was wanted
 };
 
 }  // namespace pageferry

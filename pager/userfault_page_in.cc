@@ -100,9 +100,11 @@ Result<std::unique_ptr<UserfaultPageIn>> UserfaultPageIn::make(
   UniqueFd userfault = std::move(vmm.userfault);
   std::optional<PageTables> tables = std::move(vmm.tables);
   const UserfaultOutlet::Registration registration = vmm.registration;
+  std::vector<Placing> placing = std::move(vmm.placing);
   std::unique_ptr<UserfaultPageIn> loop(new UserfaultPageIn(std::move(vmm), layout, supply, reports,
                                                             options, std::move(there), clock));
   if (!loop->wake_.valid()) return syscall_error("eventfd", "page-in");
+  if (!placing.empty()) loop->placing_.place_as(std::move(placing));
   // Opening wakes whoever waits.
   PF_TRY(loop->placing_.open(std::move(userfault), std::move(tables), registration));
   return loop;

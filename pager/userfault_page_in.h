@@ -51,6 +51,8 @@ struct UserfaultVmm {
   std::vector<PageIndex> source_pages{};
   // Its page tables: needed where backing pages are larger than a page; else they only spare reads when another pager was here before.
   std::optional<PageTables> tables{};
+  // Of each block; empty: all plain.
+  std::vector<Placing> placing{};
   UserfaultOutlet::Registration registration = UserfaultOutlet::Registration::as_found;
   // How its end is seen; -1: not that way. Borrowed: they stay open as long as the loop. A process that has ended is the end; a closed
   // connection is, where the process is not given. The connection is never read from.

@@ -39,8 +39,8 @@ struct CaptureOptions {
   std::uint64_t epoch = 0;   // that is released by commit_source()
   // From the stop of the guest to commit_source(); 0: none. A VMM that can keeps it too, should we be stopped ourselves.
   Milliseconds blackout_limit{0};
-  // Id of an attempt that this guest was restored from: asks the VMM to name in the first pass only what was written since. Empty:
-  // everything.
+  // Id of an attempt of this VM that the guest was restored from and whose image is still on the store: where the VMM knows every
+  // page that was written since, the first pass has only those (Capture::base_in_use()). Empty: everything.
   std::string base_attempt{};
   // How fast the sink's store has been, bytes/s, 0: not known yet. From any thread. Absent: it is measured from the passes.
   std::function<std::uint64_t()> sink_bytes_per_s{};

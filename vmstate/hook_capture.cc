@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "transport/os/thread_priority.h"
@@ -19,6 +20,8 @@ constexpr Milliseconds kCaptureTellInterval{250};
 constexpr Seconds kTellNotConvergingInterval{1};
 // Between two passes over nearly nothing, while the destination gets ready.
 constexpr int kIdleMs = 20;
+// The same while the guest's own pages are still coming: each collection looks which are there.
+constexpr int kIdleWhileMissingMs = 100;
 constexpr Seconds kRequestBound{30};
 constexpr Seconds kResumedBound{30};
 constexpr int kLookIntervalMs = 10;
@@ -26,7 +29,7 @@ constexpr int kLookIntervalMs = 10;
 }  // namespace
 
 Result<void> HookDirtySource::begin() {
-  return client_.start_tracking(Deadline::after(clock_, kRequestBound));
+  return client_.start_tracking(Deadline::after(clock_, kRequestBound), since_attempt_);
 }
 
 Result<void> HookDirtySource::fetch(DirtyBitmap& dirty) {
@@ -64,7 +67,22 @@ Result<void> HookCapture::start() {
   if (page && client_.share_progress(*page, Deadline::after(clock_, kRequestBound))) {
     shared_progress_.emplace(std::move(*page));
   }
-  return source_.start();
+  return start_tracking();
+}
+
+// It is the hook that names every page once: of a guest that misses pages, each when it has come. What the hook calls the base is the end
+// of its directory's name.
+Result<void> HookCapture::start_tracking() {
+  const std::string& known = client_.vm().tracked_since_attempt;
+  const std::string& base = options_.base_attempt;
+  if (!known.empty() && (base == known || base.ends_with("." + known))) {
+    source_.begin_from(known);
+    auto started = source_.start(PagesAtStart::not_written);
+    base_in_use_ = started.has_value();
+    if (started || started.error().code != Errc::not_found) return started;
+    source_.begin_from("");
+  }
+  return source_.start(PagesAtStart::not_written);
 }
 
 void HookCapture::describe(VmManifest& manifest) const {
@@ -125,7 +143,16 @@ Result<HookCapture::Verdict> HookCapture::tell_progress() {
 }
 
 // An error that is not the pass's own leaves its thread behind: abort() waits for it, once the sink was told.
+// Before the pass and its collections: a page that comes later is named by a later one.
+Result<void> HookCapture::note_missing() {
+  PF_TRY(client_.refresh(Deadline::after(clock_, kRequestBound)));
+  pages_missing_ = client_.vm().state == HookState::restoring;
+  if (pages_missing_) ++passes_missing_;
+  return {};
+}
+
 Result<PageOut::LivePass> HookCapture::live_pass() {
+  PF_TRY(note_missing());
   memory_.begin_pass(HookMemory::Holes::looked_up);
   pass_pages_ = passes_ == 0 ? layout().pages() : page_out_.dirty().count();
   pass_pages_put_ = 0;
@@ -161,7 +188,10 @@ Result<HookCapture::Verdict> HookCapture::tell_not_converging() {
 }
 
 Result<bool> HookCapture::may_stop_guest(const PageOut::LivePass& live) {
+  if (pages_missing_) return false;
   PassFacts facts = live.facts;
+  // Those were made to wait, and say nothing of how it converges.
+  facts.passes_done -= std::min(passes_missing_, facts.passes_done);
   const std::uint64_t store = options_.sink_bytes_per_s ? options_.sink_bytes_per_s() : 0;
   if (store != 0) facts.write_bytes_per_s = store;
   const auto end = brownout_end({options_.max_downtime, options_.passes_max}, facts);
@@ -186,7 +216,8 @@ Result<void> HookCapture::run_brownout() {
     PF_ASSIGN(const bool stop, may_stop_guest(live));
     if (stop) return stop_guest();
     pollfd waiting{.fd = cancel_.fd(), .events = POLLIN, .revents = 0};
-    if (live.pass.duration < Milliseconds(kIdleMs)) ::poll(&waiting, 1, kIdleMs);
+    const int idle_ms = pages_missing_ ? kIdleWhileMissingMs : kIdleMs;
+    if (live.pass.duration < Milliseconds(idle_ms)) ::poll(&waiting, 1, idle_ms);
   }
 }
 
@@ -235,7 +266,8 @@ Result<void> HookCapture::abort() {
     if ((*look)->vm().pid != client_.vm().pid) {
       return fail(Errc::gone, fmt::format("VMM {} has ended", client_.vm().pid));
     }
-    if ((*look)->vm().state == HookState::running) return {};
+    const HookState state = (*look)->vm().state;
+    if (state == HookState::running || state == HookState::restoring) return {};
     if (bound.passed()) {
       return fail(Errc::timeout,
                   fmt::format("VMM {} does not say that its guest runs again", client_.vm().pid));

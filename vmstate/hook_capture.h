@@ -1,11 +1,14 @@
 // HookCapture: the guest of a VMM with a hook leaves it. The hook says which pages were written, PageOut reads them from outside and puts
 // them into the sink, and we decide when the guest is stopped.
 //
-//   start()          TRACK: every page counts as written
+//   start()          TRACK: every page counts as written; or those that were written since the base
 //   run_brownout()   live passes of PageOut until the rest fits into the allowed downtime and the observer permits the switch; PAUSE
 //   run_blackout()   the last pass, the device state
 //   commit_source()  COMMIT: from here the VMM resumes only for the owner of a later epoch
 //   abort()          closes the connection: the hook resumes the guest; waits until it says that it runs
+//
+// A guest that is itself still being restored: the hook names no page that is missing, so none is read; the pager that restores it goes on
+// beside this, and the guest is not stopped before every page was there when a collection began (the hook would refuse it, too).
 //
 // A pass runs on a thread of its own, so that a store that hangs keeps nobody from hearing a cancel, a timeout or the destination.
 //
@@ -37,6 +40,9 @@ class HookDirtySource final : public DirtySource {
   explicit HookDirtySource(HookClient& client) : DirtySource(client.vm().layout), client_(client) {}
   ~HookDirtySource() override = default;
 
+  // Before start(PagesAtStart::not_written): what the hook calls the base.
+  void begin_from(std::string attempt) { since_attempt_ = std::move(attempt); }
+
  private:
   Result<void> begin() override;
   Result<void> fetch(DirtyBitmap& dirty) override;
@@ -44,6 +50,7 @@ class HookDirtySource final : public DirtySource {
 
   const MonotonicClock clock_;
   HookClient& client_;
+  std::string since_attempt_;
 };
 
 class HookCapture final : public Capture, private GuestPages {
@@ -64,6 +71,7 @@ class HookCapture final : public Capture, private GuestPages {
   Result<void> abort() override;
   bool request_stop() override;
   bool shut_was_sent() const override { return commit_sent_; }
+  // Settled when start() has returned.
   bool base_in_use() const override { return base_in_use_; }
   CaptureStats stats() const override;
 
@@ -72,6 +80,8 @@ class HookCapture final : public Capture, private GuestPages {
   // GuestPages, for PageOut: the same memory, counted.
   Result<std::uint64_t> put(PageRun run, PageSink& sink) override;
 
+  Result<void> start_tracking();
+  Result<void> note_missing();
   Result<PageOut::LivePass> live_pass();
   Result<Verdict> tell_progress();
   Result<bool> may_stop_guest(const PageOut::LivePass& live);
@@ -107,6 +117,8 @@ class HookCapture final : public Capture, private GuestPages {
   std::uint64_t dirty_pages_per_s_ = 0;  // over the last pass
   bool switch_now_ = false;
   bool base_in_use_ = false;
+  bool pages_missing_ = false;        // when this pass began
+  std::uint32_t passes_missing_ = 0;  // that began so
   Nanoseconds told_not_converging_at_{0};
 
   // For stats(), from any thread.

@@ -77,8 +77,10 @@ class SocketHookClient final : public HookClient {
   Result<HookProgressReader> progress(Deadline deadline) override;
   void removed_into(DirtyBitmap& removed) const override { segment_->removed_into(removed); }
 
-  Result<void> start_tracking(Deadline deadline) override {
-    return ask_nothing({.type = Type::track}, deadline);
+  Result<void> start_tracking(Deadline deadline, const std::string& since_attempt) override {
+    PF_TRY(hook_protocol::check_text("attempt id", since_attempt, 0,
+                                     hook_protocol::kAttemptIdBytesMax));
+    return ask_nothing({.type = Type::track, .attempt_id = since_attempt}, deadline);
   }
   Result<void> collect_into(DirtyBitmap& dirty, Deadline deadline) override;
   Result<void> stop_tracking(Deadline deadline) override {
@@ -180,6 +182,7 @@ void SocketHookClient::take_facts(const GuestFacts& guest) {
   vm_.state = guest.state;
   vm_.epoch = guest.epoch;
   vm_.attempt_id = guest.attempt_id;
+  vm_.tracked_since_attempt = guest.tracked_since_attempt;
 }
 
 Result<void> SocketHookClient::learn(Role role, Deadline deadline) {
@@ -191,6 +194,7 @@ Result<void> SocketHookClient::learn(Role role, Deadline deadline) {
   PF_ASSIGN(const auto hello, hook_protocol::decode_hello(answer.payload));
   vm_.name = hello.vm_name;
   vm_.machine = hello.machine;
+  vm_.placing = hello.placing;
   take_facts(hello.guest);
   if (hello.segment_bytes != hook_segment_bytes(hello.pages)) {
     return fail(Errc::invalid,

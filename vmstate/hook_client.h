@@ -51,8 +51,10 @@ struct HookVm {
   // Of the last commit or resume here; 0: there was none.
   std::uint64_t epoch = 0;
   std::string attempt_id;  // of the state that was loaded; "" when none was
-  // Id of the attempt since whose restore every written page is known; "" when there is none.
+  // As hook_protocol::GuestFacts.
   std::string tracked_since_attempt;
+  // Of pages that are missing, for restorers.
+  hook_protocol::PagePlacing placing = hook_protocol::PagePlacing::plain;
   pid_t pid = 0;  // the VMM, as the kernel says (SO_PEERCRED)
 };
 
@@ -84,12 +86,15 @@ class HookClient {
   // give_up()), vmm (the hook or a callback refused: its words), invalid (the answer is wrong).
 
   // mover
-  virtual Result<void> start_tracking(Deadline deadline) = 0;
-  // Adds what was written since the last call, or everything the first time. Precondition: as many pages as vm().layout.
+  // `since_attempt`: pages that hold what that attempt's image has are left out of the first collection. Empty: it names all.
+  // Errors: not_found (not every write since then is known: vm().tracked_since_attempt).
+  virtual Result<void> start_tracking(Deadline deadline, const std::string& since_attempt = {}) = 0;
+  // Adds what was written since the last call, or everything the first time; but no page that is missing (the guest is being restored):
+  // such a one is named by a collection after it has come. Precondition: as many pages as vm().layout.
   virtual Result<void> collect_into(DirtyBitmap& dirty, Deadline deadline) = 0;
   virtual Result<void> stop_tracking(Deadline deadline) = 0;
   // `blackout_limit`, if not 0: when that much time has passed since the hook took the request, and commit() has not come, the hook resumes
-  // the guest by itself, keeps tracking, and refuses commit(). For a pager that is stopped itself.
+  // the guest by itself, keeps tracking, and refuses commit(). For a pager that is stopped itself. vmm: also while pages are missing.
   virtual Result<void> pause(Deadline deadline,
                              Milliseconds blackout_limit = Milliseconds::zero()) = 0;
   virtual Result<std::vector<std::byte>> save_state(Deadline deadline) = 0;

@@ -5,8 +5,8 @@
 //   a block without one (anonymous memory)                 copied with process_vm_readv(2)
 //
 // Holes are looked up in begin_pass(Holes::looked_up) passes only, after tracking was armed: what is written after the look is dirty
-// again. A page that is missing because the guest is itself being restored would be allocated as zeros by a mapping, so such a guest's
-// memory is never given to this class (hook_source_vmm.cc refuses it).
+// again. A page that is missing because the guest is itself being restored would be read as zeros, and a hole be taken for an untouched
+// page: put() is only asked for pages that the hook named, and it names none that is missing.
 //
 // Thread rule: one thread at a time. Lifetime: the mappings stay until it is destroyed; `vm` outlives it.
 #pragma once

@@ -60,6 +60,9 @@ std::vector<std::byte> encode(const Request& request) {
     case Type::get_slot:
       payload.put(request.slot);
       break;
+    case Type::track:
+      payload.put_text(request.attempt_id);
+      break;
     case Type::pause:
       payload.put(request.limit_ms);
       break;
@@ -144,6 +147,9 @@ Result<void> take_payload(FieldReader& payload, Request& request) {
       request.slot = payload.take<std::uint32_t>();
       if (request.slot < kBlocksMax) return {};
       return fail(Errc::invalid, fmt::format("slot {}, limit {}", request.slot, kBlocksMax - 1));
+    case Type::track:
+      request.attempt_id = payload.take_text();
+      return check_text("attempt id", request.attempt_id, 0, kAttemptIdBytesMax);
     case Type::pause:
       return take_limit(payload, request);
     case Type::commit:

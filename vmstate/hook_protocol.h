@@ -84,7 +84,7 @@ struct Request {
   std::uint64_t limit_ms = 0;          // pause; 0: none
   std::uint64_t epoch = 0;             // commit, resume
   std::uint64_t state_bytes = 0;       // load_state
-  std::string attempt_id = {};         // load_state
+  std::string attempt_id = {};         // load_state; track: what counts as not written, "": nothing
   friend bool operator==(const Request&, const Request&) = default;
 };
 
@@ -100,12 +100,22 @@ struct GuestFacts {
   bool has_epoch = false;
   std::uint64_t epoch = 0;  // of the last commit or resume; 0 without one
   std::string attempt_id;   // of the state that was loaded; "" without one
+  // The attempt whose image, together with the pages written since, is the guest's memory: every write since its first page was placed is
+  // known. "": there is none.
+  std::string tracked_since_attempt = {};
   friend bool operator==(const GuestFacts&, const GuestFacts&) = default;
+};
+
+// How a restorer places pages.
+enum class PagePlacing : std::uint16_t {
+  plain = 0,
+  write_protected = 1,  // so that they do not count as written (pager/restored_write_source.h)
 };
 
 // With the shared segment.
 struct HelloReply {
   std::uint16_t version = kVersion;
+  PagePlacing placing = PagePlacing::plain;
   std::uint32_t slots = 0;
   std::uint32_t command_words = 0;
   std::uint64_t pages = 0;

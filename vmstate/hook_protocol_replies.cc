@@ -42,6 +42,7 @@ void put_guest(FieldWriter& payload, const GuestFacts& guest) {
   payload.put(static_cast<std::uint16_t>(guest.has_epoch ? 1 : 0));
   payload.put(guest.epoch);
   payload.put_text(guest.attempt_id);
+  payload.put_text(guest.tracked_since_attempt);
 }
 
 Result<GuestFacts> take_guest(FieldReader& payload) {
@@ -50,6 +51,7 @@ Result<GuestFacts> take_guest(FieldReader& payload) {
   GuestFacts guest;
   guest.epoch = payload.take<std::uint64_t>();
   guest.attempt_id = payload.take_text();
+  guest.tracked_since_attempt = payload.take_text();
   if (state > static_cast<std::uint16_t>(HookState::moved_away)) {
     return fail(Errc::invalid, fmt::format("the hook's state {} is unknown", state));
   }
@@ -72,7 +74,7 @@ std::vector<std::byte> encode_reply(ReplyHeader header) {
 std::vector<std::byte> encode_reply(ReplyHeader header, const HelloReply& reply) {
   FieldWriter payload;
   payload.put(reply.version);
-  payload.put(std::uint16_t{0});
+  payload.put(static_cast<std::uint16_t>(reply.placing));
   payload.put(reply.slots);
   payload.put(reply.command_words);
   payload.put(reply.pages);
@@ -156,7 +158,7 @@ Result<HelloReply> decode_hello(std::span<const std::byte> bytes) {
   FieldReader payload(bytes);
   HelloReply reply;
   reply.version = payload.take<std::uint16_t>();
-  payload.take<std::uint16_t>();
+  const auto placing = payload.take<std::uint16_t>();
   reply.slots = payload.take<std::uint32_t>();
   reply.command_words = payload.take<std::uint32_t>();
   reply.pages = payload.take<std::uint64_t>();
@@ -169,6 +171,10 @@ Result<HelloReply> decode_hello(std::span<const std::byte> bytes) {
     return fail(Errc::version,
                 fmt::format("the hook speaks version {}, we {}", reply.version, kVersion));
   }
+  if (placing > static_cast<std::uint16_t>(PagePlacing::write_protected)) {
+    return fail(Errc::invalid, fmt::format("placing {} of pages is unknown", placing));
+  }
+  reply.placing = static_cast<PagePlacing>(placing);
   if (reply.slots == 0 || reply.slots > kBlocksMax) {
     return fail(Errc::invalid,
                 fmt::format("{} memory slots, limit 1..{}", reply.slots, kBlocksMax));

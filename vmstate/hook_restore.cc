@@ -23,6 +23,11 @@ bool may_have_pages(const HookVm& vm) {
   return vm.state != HookState::incoming || !vm.attempt_id.empty();
 }
 
+Placing placing_of(const HookSlot& slot, hook_protocol::PagePlacing placing) {
+  if (placing == hook_protocol::PagePlacing::plain) return Placing::plain;
+  return slot.memory.valid() ? Placing::write_protected_with_zeros : Placing::write_protected;
+}
+
 }  // namespace
 
 HookRestore::~HookRestore() {
@@ -38,7 +43,10 @@ Result<void> HookRestore::serve(PageSupply& supply, Deadline deadline) {
   PF_ASSIGN(process_, open_pidfd(identity));
   UserfaultVmm userfault;
   PF_ASSIGN(userfault.userfault, client_->take_userfault(deadline));
-  for (const HookSlot& slot : vm.slots) userfault.block_addresses.push_back(slot.host_address);
+  for (const HookSlot& slot : vm.slots) {
+    userfault.block_addresses.push_back(slot.host_address);
+    userfault.placing.push_back(placing_of(slot, vm.placing));
+  }
   if (may_have_pages(vm) || vm.layout.has_large_pages()) {
     if (auto tables = PageTables::open(vm.pid)) userfault.tables.emplace(std::move(*tables));
   }

@@ -1,5 +1,5 @@
-// The hook says who it is when it is connected to; a VMM that is being restored is refused here, since its missing pages would be read as
-// zeros from outside.
+// The hook says who it is when it is connected to. A guest that is itself being restored may be moved on: HookCapture waits with the
+// switch.
 #include "vmstate/hook_source_vmm.h"
 
 #include <fmt/format.h>
@@ -62,8 +62,8 @@ Result<std::vector<Finding>> HookSourceVmm::preflight(DestinationHost) {
   const HookState state = client_->vm().state;
   std::vector<Finding> findings;
   if (state == HookState::restoring) {
-    findings.push_back({Severity::refusal, "run-state",
-                        "pages of this guest are still missing: try again when it is resident"});
+    findings.push_back({Severity::note, "run-state",
+                        "pages of this guest are still missing: the switch waits for them"});
   } else if (state != HookState::running && state != HookState::moving) {
     findings.push_back(
         {Severity::refusal, "run-state",

@@ -45,16 +45,23 @@ class FakeHookClient final : public HookClient {
 
   const HookVm& vm() const override { return vm_; }
   int connection_fd() const override { return -1; }
-  Result<void> refresh(Deadline) override { return {}; }
+  Result<void> refresh(Deadline) override {
+    if (on_refresh) on_refresh(vm_);
+    return {};
+  }
   Result<void> share_progress(const HookProgressWriter&, Deadline) override { return {}; }
   Result<HookProgressReader> progress(Deadline) override { return fail(Errc::not_found, "none"); }
   void removed_into(DirtyBitmap&) const override {}
 
-  Result<void> start_tracking(Deadline) override {
+  Result<void> start_tracking(Deadline, const std::string& since_attempt) override {
+    if (!since_attempt.empty() && refuses_base) return fail(Errc::not_found, "not known");
     tracked = true;
-    everything_ = true;
+    tracked_since = since_attempt;
+    everything_ = since_attempt.empty();
     return {};
   }
+  // Its memory is that attempt's image but for what was written.
+  void restored_from(const std::string& attempt) { vm_.tracked_since_attempt = attempt; }
   Result<void> collect_into(DirtyBitmap& dirty, Deadline) override {
     if (on_collect) on_collect();
     const std::lock_guard lock(mutex_);
@@ -102,6 +109,9 @@ class FakeHookClient final : public HookClient {
 
   std::atomic<bool> given_up{false};
   bool tracked = false;
+  std::string tracked_since;  // as it was asked for
+  bool refuses_base = false;
+  std::function<void(HookVm&)> on_refresh;
   Milliseconds asked_limit{0};
   std::optional<Error> commit_error;
   std::function<void()> on_collect;  // before each collection, on the collecting thread

@@ -25,15 +25,16 @@ def demo_vmm():
 
 
 class DemoVm:
-    """`name`: on the store. Ended with stop(), wherever the guest is by then."""
+    """`name`: on the store. `vcpus`: "threads" or "kvm". Ended with stop(), wherever the guest is by
+    then."""
 
-    def __init__(self, directory, name="demo", memory_mib=64, options=()):
+    def __init__(self, directory, name="demo", memory_mib=64, options=(), vcpus="threads"):
         self.directory = Path(directory)
         self.name = name
         self.run_directory = self.directory / "run"
         self.socket = self.directory / "vm.sock"
         arguments = ["--hook", self.socket, "--name", name, "--memory-mib", memory_mib]
-        if not any("kvm" in str(option) for option in options):
+        if vcpus == "threads" and not any("kvm" in str(option) for option in options):
             arguments.append("--threads")
         self._log = open(self.directory / "vm.log", "wb")  # noqa: SIM115: the process has it
         self.process = subprocess.Popen(

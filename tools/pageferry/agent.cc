@@ -16,6 +16,7 @@
 #include "tools/pageferry/destination_migration.h"
 #include "tools/pageferry/host_forward_message.h"
 #include "tools/pageferry/option_names.h"
+#include "tools/pageferry/serving_lock.h"
 #include "transport/message_channel.h"
 #include "transport/os/thread_priority.h"
 #include "transport/vm_lock.h"
@@ -39,6 +40,7 @@ class Agent {
   Result<std::optional<GuestState>> wait_for_release();
   Result<std::optional<GuestState>> look_for_release();
   ExitCode take_over(const GuestState& state);
+  void let_others_move_on();
   ExitCode serve();
   void hear_while_serving();
   ExitCode report(const Error& error, ExitCode code);
@@ -53,6 +55,7 @@ class Agent {
   Epoch source_epoch_{0};
   bool source_ended_ = false;
   std::optional<VmLock> lock_;
+  std::optional<ServingLock> serving_;
   std::unique_ptr<HandOff> hand_off_;
   std::unique_ptr<DestinationMigration> migration_;
 };
@@ -145,6 +148,15 @@ Result<std::optional<GuestState>> Agent::wait_for_release() {
   }
 }
 
+// All that is left is to bring pages.
+void Agent::let_others_move_on() {
+  if (!migration_->can_be_moved_on()) return;
+  auto serving = ServingLock::acquire(command_.common.run_dir, options_.name, next(source_epoch_));
+  if (!serving) return tell({{"type", "warning"}, {"text", serving.error().message}});
+  serving_.emplace(std::move(*serving));
+  lock_.reset();
+}
+
 ExitCode Agent::take_over(const GuestState& state) {
   auto outcome = migration_->take_over(next(source_epoch_), state);
   if (!outcome) {
@@ -156,6 +168,7 @@ ExitCode Agent::take_over(const GuestState& state) {
   if (*outcome == TakeOver::lost) {
     return report(Error{Errc::not_owner, 0, "another candidate won"}, ExitCode::lost_claim);
   }
+  let_others_move_on();
   nlohmann::json running = {{"type", "running"}, {"epoch", raw(next(source_epoch_))}};
   running["downtime-split"] = migration_->downtime_split();
   running["destination"] = migration_->destination_json();

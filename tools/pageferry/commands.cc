@@ -9,6 +9,7 @@
 #include "tools/pageferry/hook_status.h"
 #include "tools/pageferry/recovery.h"
 #include "tools/pageferry/reporter.h"
+#include "tools/pageferry/serving_lock.h"
 #include "tools/pageferry/source_migration.h"
 #include "tools/pageferry/stop_on_signals.h"
 #include "transport/vm_lock.h"
@@ -26,9 +27,18 @@ std::string socket_path(const CommonOptions& common, const std::string& name, co
   return common.run_dir + "/" + name + "." + role + ".sock";
 }
 
-// receive and recover differ in how they take the locks and in what they may do to another tool.
-ExitCode run_recovery(const RecoverCommand& command, Reporter& reporter, const Clock& clock) {
+// receive and recover differ in how they take the locks and in what they may do to another tool. The locks are let go of once all that is
+// left is to bring pages.
+ExitCode run_recovery(const RecoverCommand& command, std::vector<VmLock> locks, Reporter& reporter,
+                      const Clock& clock) {
   Recovery recovery(command, reporter, clock);
+  std::optional<ServingLock> serving;
+  recovery.when_serving([&](Epoch epoch) {
+    auto taken = ServingLock::acquire(command.common.run_dir, command.destination.name, epoch);
+    if (!taken) return reporter.warning(taken.error().message);
+    serving.emplace(std::move(*taken));
+    locks.clear();
+  });
   auto control = ControlServer::start(
       socket_path(command.common, command.destination.name, "destination"), [&recovery] {
         recovery.request_stop();
@@ -107,24 +117,33 @@ ExitCode run_receive(const ReceiveCommand& command, const Clock& clock) {
     reporter.error(lock.error());
     return ExitCode::refused;
   }
-  return run_recovery(RecoverCommand{command.common, command.destination, std::nullopt}, reporter,
-                      clock);
+  std::vector<VmLock> locks;
+  locks.push_back(std::move(*lock));
+  return run_recovery(RecoverCommand{command.common, command.destination, std::nullopt},
+                      std::move(locks), reporter, clock);
 }
 
 ExitCode run_recover(const RecoverCommand& command, const Clock& clock) {
   Reporter reporter = reporter_for(command.common, clock);
-  for (const char* role : {".source", ".destination"}) {
-    auto lock = VmLock::take_over(command.common.run_dir, command.destination.name + role, clock,
-                                  kHolderPatience);
+  const std::string& run_dir = command.common.run_dir;
+  const std::string& name = command.destination.name;
+  std::vector<VmLock> locks;
+  for (const std::string& lock_name : {name + ".source", name + ".destination"}) {
+    auto lock = VmLock::take_over(run_dir, lock_name, clock, kHolderPatience);
     if (!lock) {
       reporter.error(lock.error());
       return ExitCode::refused;
     }
-    // Held until the process ends: both tools of the VM on this host are this one now.
-    static std::vector<VmLock> held;
-    held.push_back(std::move(*lock));
+    locks.push_back(std::move(*lock));
   }
-  return run_recovery(command, reporter, clock);
+  // Whoever serves is ended as well. Nobody begins to while the others are held, so these need not be.
+  for (const std::string& lock_name : serving_lock_names(run_dir, name)) {
+    auto lock = VmLock::take_over(run_dir, lock_name, clock, kHolderPatience);
+    if (lock) continue;
+    reporter.error(lock.error());
+    return ExitCode::refused;
+  }
+  return run_recovery(command, std::move(locks), reporter, clock);
 }
 
 namespace {
@@ -137,6 +156,10 @@ Result<nlohmann::json> look_at_status(const StatusCommand& command, HandOff& han
     auto reply =
         ask_control_server(socket_path(command.common, command.name, role), {{"type", "status"}});
     if (reply) result[role] = (*reply)["status"];
+  }
+  for (const std::string& path : serving_socket_paths(command.common.run_dir, command.name)) {
+    auto reply = ask_control_server(path, {{"type", "status"}});
+    if (reply) result["serving"] = (*reply)["status"];
   }
   nlohmann::json hooks = status_of_hooks(command.common.run_dir, command.name, hand_off, clock);
   if (!hooks.empty()) result["vmms"] = std::move(hooks);

@@ -79,6 +79,8 @@ class DestinationMigration {
   nlohmann::json downtime_split() const { return split_; }
   nlohmann::json restore_json() const;  // faults, prefetch, ram
   bool ran() const { return ran_; }
+  // Its guest may be moved on while pages of it are missing. After prepare().
+  bool can_be_moved_on() const { return manifest_.hook.has_value(); }
   // Monotonic clock of this host when `cont` was answered.
   Nanoseconds resumed_at() const { return resumed_at_; }
 

@@ -40,14 +40,19 @@ std::vector<std::string> leftover_monitors(const std::string& run_dir, const std
 
 }  // namespace
 
-ExitCode Recovery::run_to_the_end() {
+bool Recovery::open() {
   auto opened = HandOff::open(command_.destination.store, command_.destination.name,
                               VmDirectory::IfMissing::refuse, stop_);
   if (!opened) {
     reporter_.error(opened.error());
-    return ExitCode::refused;
+    return false;
   }
   hand_off_ = std::move(*opened);
+  return true;
+}
+
+ExitCode Recovery::run_to_the_end() {
+  if (!open()) return ExitCode::refused;
   while (true) {
     auto verdict = one_round();
     if (!verdict) {
@@ -391,50 +396,6 @@ Result<void> Recovery::attach(VmmLook& vmm, const GuestState& state) {
   return restore_->attach(qemu_state, *reader_, Deadline::after(clock_, kAttachBound));
 }
 
-// The guest runs here (or will in a moment): pages may always be served to the VMM of the running
-// epoch.
-Result<Recovery::Verdict> Recovery::serve(VmmLook& vmm, const OwnershipSnapshot& snapshot) {
-  const auto named = snapshot.empty() ? std::nullopt : vmm_of_highest(snapshot, hand_off_->host());
-  if (!named || vmm.view.process != named) {
-    return refuse(ExitCode::done, "the guest runs here and was never handed over");
-  }
-  const Epoch epoch = snapshot.highest();
-  result_["destination"] = vmm.where();
-  result_["claim"] = {{"epoch", raw(epoch)}, {"owner", hand_off_->host().name}};
-  if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, epoch)));
-  early_.reset();  // it has brought what was needed to get here; the restore goes on
-  PF_TRY(serve_to_the_end(vmm));
-  if (auto freed = free_image(snapshot); !freed) {
-    reporter_.warning(image_stays_text(freed.error()));
-  }
-  return Verdict{Round::finished, ExitCode::done};
-}
-
-Result<void> Recovery::serve_to_the_end(VmmLook& vmm) {
-  if (!restore_ && !hook_restore_) return {};
-  if (restore_) restore_->use_monitor(*vmm.qmp);
-  PF_TRY(restore_ ? restore_->finish() : hook_restore_->finish());
-  const RestoreStats stats = restore_ ? restore_->stats() : hook_restore_->stats();
-  result_["faults"] = {{"count", stats.faults}};
-  if (stats.placement != PagePlacement::automatic) {
-    result_["placement"] = name_of(kPlacementNames, stats.placement);
-  }
-  restore_.reset();
-  hook_restore_.reset();
-  return {};
-}
-
-// The guest runs here and has every page.
-Result<void> Recovery::free_image(const OwnershipSnapshot& snapshot) {
-  if (!snapshot.top().resident) PF_TRY(hand_off_->resident(snapshot.highest()));
-  reader_.reset();
-  if (command_.destination.keep == KeepImage::yes) {
-    const auto kept = image_for(snapshot, snapshot.highest()).image;
-    return kept ? hand_off_->remove_attempts_older_than(kept->attempt) : Result<void>();
-  }
-  return hand_off_->remove_older_attempts(snapshot.highest());
-}
-
 Result<Recovery::Verdict> Recovery::run_and_continue(const Decision& decision, VmmLook& vmm,
                                                      const OwnershipSnapshot& snapshot) {
   if (vmm.waits_for_pages()) PF_TRY(attach(vmm, image_for(snapshot, decision.epoch)));
@@ -469,6 +430,7 @@ Result<Recovery::Verdict> Recovery::load_and_run(const Decision& decision) {
   if (auto announced = migration_->announce(); !announced) {
     reporter_.warning(announced.error().message);
   }
+  if (migration_->can_be_moved_on()) when_serving_(decision.epoch);
   PF_TRY(migration_->finish(
       [this](const nlohmann::json& progress) { reporter_.progress("page-in", progress); }));
   for (const std::string& warning : migration_->settle()) reporter_.warning(warning);

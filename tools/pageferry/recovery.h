@@ -13,6 +13,7 @@
 // Thread rule: one thread; request_stop() from any. Lifetime: reporter and clock outlive it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,10 @@ class Recovery {
 
   // The caller holds the VM's locks. Reports errors itself; the caller reports the end.
   ExitCode run_to_the_end();
+  // Only brings the missing pages of a guest that runs here, whoever else moves it on. The caller holds the serving lock.
+  ExitCode serve_only();
+  // Called when all that is left is to bring pages of a guest that may be moved on meanwhile, whose epoch this is.
+  void when_serving(std::function<void(Epoch)> call) { when_serving_ = std::move(call); }
   void request_stop();
   const nlohmann::json& result() const { return result_; }
 
@@ -46,7 +51,9 @@ class Recovery {
     ExitCode code = ExitCode::done;
   };
 
+  bool open();
   Result<Verdict> one_round();
+  Result<Verdict> serve_the_named();
   void begin_early_service(const OwnershipSnapshot& snapshot);
   Result<void> begin_early(const OwnershipSnapshot& snapshot);
   Result<void> restore_without_monitor(const MissingPages& missing);
@@ -78,6 +85,7 @@ class Recovery {
   Reporter& reporter_;
   const Clock& clock_;
   CancelSignal stop_;
+  std::function<void(Epoch)> when_serving_ = [](Epoch) {};
   std::unique_ptr<HandOff> hand_off_;
   std::optional<Attempt> attempt_;
   std::unique_ptr<PageFileReader> reader_;

@@ -5,6 +5,7 @@
 
 #include "tools/pageferry/host_forward_message.h"
 #include "tools/pageferry/recovery.h"
+#include "tools/pageferry/serving_lock.h"
 #include "tools/pageferry/source_migration.h"
 #include "vmstate/run_directory.h"
 
@@ -97,9 +98,25 @@ void SourceMigration::end_source() {
   [[maybe_unused]] const auto removed = remove_run_directory(common_.run_dir, directory);
 }
 
+// The VMM here is ended and the guest runs: this tool only waits for the agent, which serves. Its place, and the name of its control
+// socket, are for whoever moves the guest on.
+void SourceMigration::let_others_move_on() {
+  if (options_.vm.kind != VmmKind::hook) return;
+  control_.reset();
+  lock_.reset();
+  auto control = ControlServer::start(serving_socket_path(common_.run_dir, name(), next(epoch_)),
+                                      [this] { return request_abort(); });
+  if (control) {
+    control_ = std::move(*control);
+  } else {
+    reporter_.warning(control.error().message);
+  }
+}
+
 ExitCode SourceMigration::wait_for_resident() {
   auto forwards = vm_->host_forwards();
   end_source();
+  let_others_move_on();
   nlohmann::json ended = {{"type", "source-ended"}, {"host-forwards", nlohmann::json::array()}};
   if (forwards) ended["host-forwards"] = host_forwards_to_json(*forwards);
   [[maybe_unused]] const auto told = link_->send(ended);
@@ -112,7 +129,7 @@ ExitCode SourceMigration::wait_for_resident() {
     if (type == "failed") return destination_failed(error_of_message(**message));
     if (type == "warning") reporter_.warning((**message).value("text", ""));
     if (type == "progress") {
-      control_->set_status(**message);
+      if (control_) control_->set_status(**message);
       reporter_.progress("page-in", **message);
     }
     if (type != "resident") continue;
@@ -131,6 +148,7 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   reporter_.error(error);
   constexpr Seconds kAgentEndBound{20};
   link_->wait_for_exit(Deadline::after(clock_, kAgentEndBound));
+  if (!lock_ && error.code != Errc::corrupt) return bring_the_rest();
   auto snapshot = hand_off_->read();
   if (!snapshot) {
     reporter_.error(snapshot.error());
@@ -143,24 +161,55 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   // The destination claimed. Its VMM is on this host: bring it to its end as `pageferry recover`
   // would.
   reporter_.note("the destination's tool ended: recovering");
-  RecoverCommand command;
-  command.common = common_;
-  command.common.fail_points = FailPoints();
-  command.destination = *destination_options_;
-  command.destination.name = name();
   // Its monitor connections are its own; ours would stand in the way.
   {
     const std::lock_guard lock(stop_mutex_);
     capture_.reset();
   }
   vm_->disconnect();
-  Recovery recovery(command, reporter_, clock_);
+  Recovery recovery(recover_command(), reporter_, clock_);
   const ExitCode code = recovery.run_to_the_end();
   for (const auto& [key, value] : recovery.result().items()) result_[key] = value;
   const bool runs_at_source =
       recovery.result().value(nlohmann::json::json_pointer("/destination/pid"), 0) == vmm().pid;
   if (code == ExitCode::done && runs_at_source) return finish(ExitCode::failed);
   if (code == ExitCode::done) end_source();
+  return finish(code);
+}
+
+RecoverCommand SourceMigration::recover_command() const {
+  RecoverCommand command;
+  command.common = common_;
+  command.common.fail_points = FailPoints();
+  command.destination = *destination_options_;
+  command.destination.name = name();
+  return command;
+}
+
+// The guest ran there, and others may be moving it on by now. Who gets the VM's locks recovers; else pages are brought and nothing more.
+ExitCode SourceMigration::bring_the_rest() {
+  const std::string& run_dir = common_.run_dir;
+  auto source = VmLock::acquire(run_dir, name() + ".source");
+  auto destination = VmLock::acquire(run_dir, name() + ".destination");
+  const bool alone = source && destination;
+  std::optional<ServingLock> serving;
+  const auto serve = [&](Epoch epoch) {
+    auto taken = ServingLock::acquire(run_dir, name(), epoch);
+    if (!taken) return reporter_.warning(taken.error().message);
+    serving.emplace(std::move(*taken));
+    source = fail(Errc::not_found, "let go of");
+    destination = fail(Errc::not_found, "let go of");
+  };
+  if (!alone) {
+    serve(next(epoch_));
+    if (!serving) return finish(ExitCode::recoverable);
+  }
+  reporter_.note(alone ? "the destination's tool ended: recovering"
+                       : "the destination's tool ended: bringing the rest, others move it on");
+  Recovery recovery(recover_command(), reporter_, clock_);
+  if (alone) recovery.when_serving(serve);
+  const ExitCode code = alone ? recovery.run_to_the_end() : recovery.serve_only();
+  for (const auto& [key, value] : recovery.result().items()) result_[key] = value;
   return finish(code);
 }
 

@@ -73,7 +73,10 @@ class SourceMigration final : private CaptureObserver {
   ExitCode after_release();
   ExitCode wait_for_running();
   ExitCode wait_for_resident();
+  void let_others_move_on();
   ExitCode destination_failed(const Error& error);
+  ExitCode bring_the_rest();
+  RecoverCommand recover_command() const;
   ExitCode take_back();
   Result<void> drop_image();
   Result<Claim> claim_for_source();
@@ -105,8 +108,8 @@ class SourceMigration final : private CaptureObserver {
   const ProcessIdentity& vmm() const { return vm_->facts().process.identity; }
 
   std::unique_ptr<SourceVmm> vm_;
-  std::optional<VmLock> lock_;
-  CancelSignal stop_;  // gives up repeating a record: the guest stays paused then
+  std::optional<VmLock> lock_;  // let go of once others may move the guest on
+  CancelSignal stop_;           // gives up repeating a record: the guest stays paused then
   std::unique_ptr<HandOff> hand_off_;
   Epoch epoch_{0};
   std::shared_ptr<Attempt> attempt_;  // shared with steps on the store that may be left behind

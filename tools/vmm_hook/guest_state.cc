@@ -32,7 +32,8 @@ hook_protocol::GuestFacts GuestState::facts() const {
   return {.state = state(),
           .has_epoch = epoch_.has_value(),
           .epoch = epoch_.value_or(0),
-          .attempt_id = attempt_id_};
+          .attempt_id = attempt_id_,
+          .tracked_since_attempt = knows_restored_writes_ ? attempt_id_ : ""};
 }
 
 Unexpected GuestState::refused(std::string_view what) const {
@@ -68,6 +69,14 @@ Result<void> GuestState::check_role(Type type, HookRole role) const {
   }
 }
 
+Result<void> GuestState::check_track(const std::string& since_attempt) const {
+  if (tracked_) return fail(Errc::vmm, "track: writes are tracked already");
+  if (place_ != Place::here) return refused("track");
+  if (since_attempt.empty() || since_attempt == facts().tracked_since_attempt) return {};
+  return fail(Errc::not_found,
+              fmt::format("track: not every write since attempt '{}' is known", since_attempt));
+}
+
 Result<void> GuestState::check_commit(std::uint64_t epoch) const {
   if (place_ != Place::paused || forsaken_) return refused("commit");
   if (!epoch_ || epoch >= *epoch_) return {};
@@ -90,15 +99,14 @@ Result<void> GuestState::check(const Request& request, HookRole role) const {
   PF_TRY(check_role(request.type, role));
   switch (request.type) {
     case Type::track:
-      if (tracked_) return fail(Errc::vmm, "track: writes are tracked already");
-      if (place_ != Place::here) return refused("track");
-      return {};
+      return check_track(request.attempt_id);
     case Type::collect:
     case Type::untrack:
       if (!tracked_) return fail(Errc::vmm, "writes are not tracked");
       return {};
     case Type::pause:
       if (place_ != Place::here) return refused("pause");
+      if (pages_missing_) return fail(Errc::vmm, "pause: pages of the guest are missing");
       return {};
     case Type::save_state:
       if (place_ != Place::paused || forsaken_) return refused("save_state");

@@ -5,7 +5,8 @@
 //     ^               |                       |
 //     +-- lost, late -+                       +--end--> moved_away
 //
-//   incoming --load--> incoming, loaded --resume(N)--> here          and beside it: pages are missing, until resident
+//   incoming --load--> incoming, loaded --resume(N)--> here          and beside it: pages are missing, until resident. So long it may be
+//                                                                    tracked, and not paused: whoever waits for a page cannot be
 //
 // A paused guest whose pager was lost, or whose limit has passed, is forsaken: nothing is granted for it any more, commit least of all,
 // until it runs again. That a commit and a limit exclude each other is decided here, by one thread.
@@ -54,9 +55,12 @@ class GuestState {
   void ended() { place_ = Place::moved_away; }
   void loaded(std::string attempt_id) { attempt_id_ = std::move(attempt_id); }
   void became_resident() { pages_missing_ = false; }
+  // Whether every write since the first page was placed is known.
+  void knows_restored_writes(bool knows) { knows_restored_writes_ = knows; }
 
  private:
   Result<void> check_role(hook_protocol::Type type, HookRole role) const;
+  Result<void> check_track(const std::string& since_attempt) const;
   Result<void> check_commit(std::uint64_t epoch) const;
   Result<void> check_resume(std::uint64_t epoch) const;
   Unexpected refused(std::string_view what) const;
@@ -66,6 +70,7 @@ class GuestState {
   bool tracked_ = false;
   bool pages_missing_;
   bool forsaken_ = false;
+  bool knows_restored_writes_ = false;
   std::optional<std::uint64_t> epoch_;      // of the last commit or resume
   std::optional<std::uint64_t> committed_;  // the greatest
   std::string attempt_id_;

@@ -90,7 +90,10 @@ class HookServer {
   void finish_turn(const Turn& turn, WorkOutcome outcome);
   void note_done(const Turn& turn);
   void check_limit();
-  void publish() { state_.store(guest_.state()); }
+  void publish() {
+    guest_.knows_restored_writes(work_.knows_restored_writes());
+    state_.store(guest_.state());
+  }
 
   HookWork& work_;
   GuestState guest_;

@@ -114,6 +114,7 @@ Result<void> HookServer::greet(ConnectionId id, const Request& request) {
   const HookConfig& config = work_.config();
   const hook_protocol::HelloReply reply{
       .version = hook_protocol::kVersion,
+      .placing = work_.placing(),
       .slots = static_cast<std::uint32_t>(config.slots.size()),
       .command_words = static_cast<std::uint32_t>(config.incoming_command.size()),
       .pages = config.layout.pages(),
@@ -245,7 +246,7 @@ void HookServer::begin(Turn turn) {
   worker_->begin([this, &now = *turn_]() -> WorkOutcome {
     switch (now.request.type) {
       case Type::track:
-        return work_.track();
+        return work_.track(now.request.attempt_id);
       case Type::collect:
         return work_.collect();
       case Type::untrack:
@@ -284,7 +285,7 @@ void HookServer::note_done(const Turn& turn) {
     case Type::load_state:
       return guest_.loaded(turn.request.attempt_id);
     case Type::resident:
-      work_.incoming()->close();
+      work_.incoming()->close_if_done();
       told_.push_back(Care::tell_resident);
       return guest_.became_resident();
     default:

@@ -48,6 +48,20 @@ std::unique_ptr<DirtySource> make_dirty_source(const HookConfig& config, VmmCall
   return choose_write_protect_source(layout, config.host_addresses()).source;
 }
 
+// How the writes of a guest that is being restored can be known from its first page on; by page tables, or not.
+IncomingMemory::Tracking tracking_for(const HookConfig& config) {
+  using Kind = RestoredWriteSource::Kind;
+  const bool by_page_tables =
+      config.dirty_source == PAGEFERRY_DIRTY_WP_ASYNC ||
+      config.dirty_source == PAGEFERRY_DIRTY_WP_SYNC ||
+      (config.dirty_source == PAGEFERRY_DIRTY_AUTOMATIC && config.callbacks.fetch_dirty == nullptr);
+  const bool small_pages = std::ranges::all_of(
+      config.slots, [](const auto& slot) { return slot.backing_page_bytes == kPageSizeBytes; });
+  if (!by_page_tables || !small_pages) return std::nullopt;
+  if (config.dirty_source == PAGEFERRY_DIRTY_WP_SYNC) return Kind::synchronous;
+  return async_write_protect_self_test() ? Kind::asynchronous : Kind::synchronous;
+}
+
 WorkOutcome only(Result<void> result) {
   WorkOutcome outcome;
   outcome.result = std::move(result);
@@ -60,8 +74,7 @@ HookWork::HookWork(HookConfig config, HookSegment segment)
     : config_(std::move(config)),
       callbacks_(config_.callbacks, config_.opaque),
       segment_(std::move(segment)),
-      by_guest_address_(config_.slots.size()),
-      source_(make_dirty_source(config_, callbacks_)) {
+      by_guest_address_(config_.slots.size()) {
   std::iota(by_guest_address_.begin(), by_guest_address_.end(), std::size_t{0});
   std::ranges::sort(by_guest_address_, {},
                     [this](std::size_t slot) { return config_.slots[slot].guest_address; });
@@ -71,19 +84,29 @@ Result<std::unique_ptr<HookWork>> HookWork::make(HookConfig config) {
   PF_ASSIGN(HookSegment segment, HookSegment::make(config.layout.pages()));
   std::unique_ptr<HookWork> work(new HookWork(std::move(config), std::move(segment)));
   if (work->config_.start == HookStart::incoming) {
-    PF_ASSIGN(work->incoming_, IncomingMemory::prepare(work->config_));
+    PF_ASSIGN(work->incoming_, IncomingMemory::prepare(work->config_, tracking_for(work->config_)));
   }
+  PF_ASSIGN(work->writes_,
+            GuestWrites::make(work->config_, make_dirty_source(work->config_, work->callbacks_),
+                              work->incoming_.get()));
   return work;
 }
 
-WorkOutcome HookWork::track() {
-  return only(source_->start());
+hook_protocol::PagePlacing HookWork::placing() const {
+  const bool is_tracked = incoming_ != nullptr && incoming_->tracking().has_value();
+  return is_tracked ? hook_protocol::PagePlacing::write_protected
+                    : hook_protocol::PagePlacing::plain;
+}
+
+WorkOutcome HookWork::track(const std::string& since_attempt) {
+  return only(
+      writes_->start(since_attempt.empty() ? GuestWrites::Since::now : GuestWrites::Since::image));
 }
 
 WorkOutcome HookWork::collect() {
   WorkOutcome outcome;
   DirtyBitmap dirty(config_.layout.pages());
-  outcome.result = source_->collect_into(dirty);
+  outcome.result = writes_->collect_into(dirty);
   if (!outcome.result) return outcome;
   segment_.put_dirty(dirty, ++collections_);
   outcome.collected = {.collection = collections_, .pages = dirty.count()};
@@ -91,7 +114,7 @@ WorkOutcome HookWork::collect() {
 }
 
 WorkOutcome HookWork::untrack() {
-  return only(source_->stop());
+  return only(writes_->stop());
 }
 
 WorkOutcome HookWork::pause() {
@@ -120,7 +143,9 @@ WorkOutcome HookWork::load_state(const UniqueFd& memory, std::uint64_t bytes) {
 }
 
 WorkOutcome HookWork::resident() {
-  return only(incoming_->finish());
+  auto finished = incoming_->finish();
+  if (finished) writes_->became_resident();
+  return only(std::move(finished));
 }
 
 WorkOutcome HookWork::tell_moved_away() {
@@ -167,7 +192,7 @@ PageRun HookWork::pages_of(const Part& part) const {
 
 Result<void> HookWork::mark_dirty(std::uint64_t guest_address, std::uint64_t bytes) {
   PF_ASSIGN(const auto parts, parts_of(guest_address, bytes));
-  for (const Part& part : parts) source_->mark_dirty(pages_of(part));
+  for (const Part& part : parts) writes_->mark(pages_of(part));
   return {};
 }
 
@@ -187,7 +212,7 @@ Result<void> HookWork::discard(std::uint64_t guest_address, std::uint64_t bytes)
       auto zeroed = incoming_->make_zero(part.slot, part.offset_bytes, part.bytes);
       if (!zeroed) result = std::move(zeroed);
     }
-    source_->discard(pages_of(part));
+    writes_->discard(pages_of(part));
   }
   return result;
 }

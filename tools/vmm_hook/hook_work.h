@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "pager/dirty_source.h"
+#include "tools/vmm_hook/guest_writes.h"
 #include "tools/vmm_hook/hook_config.h"
 #include "tools/vmm_hook/hook_worker.h"
 #include "tools/vmm_hook/incoming_memory.h"
@@ -27,7 +27,12 @@ class HookWork {
   // nullptr for a VMM that was not started as incoming.
   IncomingMemory* incoming() { return incoming_.get(); }
 
-  WorkOutcome track();
+  // Any thread.
+  bool knows_restored_writes() const { return writes_->knows_restored_writes(); }
+  hook_protocol::PagePlacing placing() const;
+
+  // `since_attempt`: the one whose image the guest was restored from, or empty.
+  WorkOutcome track(const std::string& since_attempt);
   WorkOutcome collect();
   WorkOutcome untrack();
   WorkOutcome pause();
@@ -57,8 +62,8 @@ class HookWork {
   VmmCallbacks callbacks_;
   HookSegment segment_;
   std::vector<std::size_t> by_guest_address_;  // indexes of slots
-  std::unique_ptr<DirtySource> source_;
   std::unique_ptr<IncomingMemory> incoming_;
+  std::unique_ptr<GuestWrites> writes_;
   std::uint64_t collections_ = 0;
 };
 

@@ -38,25 +38,43 @@ std::uint64_t features_for(const HookConfig& config) {
 
 }  // namespace
 
-Result<std::unique_ptr<IncomingMemory>> IncomingMemory::prepare(const HookConfig& config) {
+// Without tracking where the kernel or the memory has none.
+Result<std::unique_ptr<IncomingMemory>> IncomingMemory::prepare(const HookConfig& config,
+                                                                Tracking wanted) {
   std::unique_ptr<IncomingMemory> memory(new IncomingMemory(config));
   PF_ASSIGN(memory->tables_, PageTables::open(::getpid()));
-  PF_ASSIGN(memory->userfault_, open_userfault(KernelFaults::answered_by_us, features_for(config)));
-  std::uint64_t largest = 0;
-  for (std::size_t i = 0; i < config.slots.size(); ++i) {
-    PF_TRY(memory->register_slot(i));
-    largest = std::max(largest, config.slots[i].backing_page_bytes);
+  if (!wanted || !memory->register_all(wanted)) {
+    PF_TRY(memory->register_all(std::nullopt));
   }
+  std::uint64_t largest = 0;
+  for (const auto& slot : config.slots) largest = std::max(largest, slot.backing_page_bytes);
   PF_TRY(memory->check_untouched());
   PF_ASSIGN(memory->zeros_, AlignedMemory::map(largest));
   return memory;
 }
 
-Result<void> IncomingMemory::register_slot(std::size_t index) {
+IncomingMemory::~IncomingMemory() {
+  holes_.reset();
+  // A child that was forked may have the descriptor, too.
+  if (tracking_ && !missing_.load()) static_cast<void>(unregister_all());
+}
+
+// Opening another one closes that before, which ends what it had registered.
+Result<void> IncomingMemory::register_all(Tracking tracking) {
+  const std::uint64_t more = tracking ? RestoredWriteSource::features(*tracking) : 0;
+  PF_ASSIGN(userfault_,
+            open_userfault(KernelFaults::answered_by_us, features_for(*config_) | more));
+  const std::uint64_t mode = tracking ? UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP
+                                      : UFFDIO_REGISTER_MODE_MISSING;
+  for (std::size_t i = 0; i < config_->slots.size(); ++i) PF_TRY(register_slot(i, mode));
+  tracking_ = tracking;
+  return {};
+}
+
+Result<void> IncomingMemory::register_slot(std::size_t index, std::uint64_t mode) {
   const auto& slot = config_->slots[index];
-  uffdio_register request{.range = {.start = slot.host_address, .len = slot.size_bytes},
-                          .mode = UFFDIO_REGISTER_MODE_MISSING,
-                          .ioctls = 0};
+  uffdio_register request{
+      .range = {.start = slot.host_address, .len = slot.size_bytes}, .mode = mode, .ioctls = 0};
   if (::ioctl(userfault_.get(), UFFDIO_REGISTER, &request) == 0) return {};
   Unexpected reason =
       syscall_error("UFFDIO_REGISTER for missing pages", fmt::format("slot '{}'", slot.name));
@@ -153,19 +171,77 @@ Result<void> IncomingMemory::finish() {
                             config_->slots[i].guest_address + *missing));
   }
   const std::lock_guard lock(closing_);
+  if (tracking_) {
+    std::vector<HoleService::Range> ranges;
+    for (const auto& slot : config_->slots) ranges.push_back({slot.host_address, slot.size_bytes});
+    PF_ASSIGN(holes_, HoleService::start(userfault_.get(), ranges));
+  } else {
+    PF_TRY(unregister_all());
+  }
+  missing_.store(false);
+  return {};
+}
+
+Result<void> IncomingMemory::unregister_all() {
   for (const auto& slot : config_->slots) {
     uffdio_range range{.start = slot.host_address, .len = slot.size_bytes};
     if (::ioctl(userfault_.get(), UFFDIO_UNREGISTER, &range) != 0) {
       return syscall_error("UFFDIO_UNREGISTER", fmt::format("slot '{}'", slot.name));
     }
   }
-  missing_.store(false);
   return {};
 }
 
-void IncomingMemory::close() {
+void IncomingMemory::close_if_done() {
+  if (tracking_) return;
   const std::lock_guard lock(closing_);
   userfault_.reset();
+}
+
+Result<void> IncomingMemory::missing_into(DirtyBitmap& missing) const {
+  for (std::size_t i = 0; i < config_->slots.size(); ++i) {
+    const auto& slot = config_->slots[i];
+    const bool file_knows = slot.has_memory && slot.backing_page_bytes == kPageSizeBytes;
+    PF_TRY(file_knows ? add_holes(i, missing) : add_missing(i, missing));
+  }
+  return {};
+}
+
+Result<void> IncomingMemory::add_holes(std::size_t index, DirtyBitmap& missing) const {
+  const auto& slot = config_->slots[index];
+  const PageIndex first = config_->layout.blocks()[index].first_page;
+  const int file = config_->memory[index].for_hook.get();
+  for (std::uint64_t at = 0; at < slot.size_bytes;) {
+    const auto seek = [&](int whence) -> Result<std::uint64_t> {
+      const off_t found = ::lseek(file, static_cast<off_t>(slot.memory_offset_bytes + at), whence);
+      if (found < 0 && errno == ENXIO) return slot.size_bytes;  // no data behind it
+      if (found < 0) return syscall_error("lseek", fmt::format("slot '{}'", slot.name));
+      return std::min(static_cast<std::uint64_t>(found) - slot.memory_offset_bytes,
+                      slot.size_bytes);
+    };
+    PF_ASSIGN(const std::uint64_t hole, seek(SEEK_HOLE));
+    at = hole;
+    if (at >= slot.size_bytes) return {};
+    PF_ASSIGN(const std::uint64_t data, seek(SEEK_DATA));
+    missing.set({first + pages_of_bytes(hole), pages_of_bytes(data - hole)});
+    at = data;
+  }
+  return {};
+}
+
+Result<void> IncomingMemory::add_missing(std::size_t index, DirtyBitmap& missing) const {
+  const auto& slot = config_->slots[index];
+  const PageIndex begin = config_->layout.blocks()[index].first_page;
+  const std::uint64_t pages = pages_of_bytes(slot.size_bytes);
+  std::vector<std::uint64_t> entries;
+  for (std::uint64_t first = 0; first < pages; first += entries.size()) {
+    entries.resize(std::min<std::uint64_t>(pages - first, kEntriesPerRead));
+    PF_TRY(tables_->read(slot.host_address + bytes_of_pages(first), entries));
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (!PageTables::is_there(entries[i])) missing.set({begin + (first + i), 1});
+    }
+  }
+  return {};
 }
 
 // What the kernel says that it placed, or a negative number.

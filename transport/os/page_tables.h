@@ -26,12 +26,15 @@ class PageTables {
   static bool is_present(std::uint64_t entry) { return (entry & kPresent) != 0; }
   // Or swapped out; or a marker, where write protection is armed or a page is poisoned.
   static bool is_there(std::uint64_t entry) { return (entry & kPresentOrSwapped) != 0; }
+  // Write-protected by a userfaultfd: the page, or a marker where none is (Linux 5.13).
+  static bool is_write_protected(std::uint64_t entry) { return (entry & kWriteProtected) != 0; }
   // The same for the one page at `address`.
   Result<bool> has(std::uint64_t address) const;
 
  private:
   static constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
   static constexpr std::uint64_t kPresentOrSwapped = std::uint64_t{3} << 62;
+  static constexpr std::uint64_t kWriteProtected = std::uint64_t{1} << 57;
   explicit PageTables(UniqueFd pagemap) : pagemap_(std::move(pagemap)) {}
 
   UniqueFd pagemap_;

@@ -78,7 +78,7 @@ TEST(GuestStateTest, EachPlaceGrantsWhatTheTableSays) {
   const std::vector<Row> rows = {{Type::track, HookRole::mover, "y-------y"},
                                  {Type::collect, HookRole::mover, "-yyyyy---"},
                                  {Type::untrack, HookRole::mover, "-yyyyy---"},
-                                 {Type::pause, HookRole::mover, "yy------y"},
+                                 {Type::pause, HookRole::mover, "yy-------"},
                                  {Type::save_state, HookRole::mover, "--y------"},
                                  {Type::commit, HookRole::mover, "--y------"},
                                  {Type::resume, HookRole::mover, "----y--y-"},
@@ -134,6 +134,24 @@ TEST(GuestStateTest, OnlyAPausedGuestIsForsaken) {
   guest.resumed_by_itself();
   EXPECT_FALSE(guest.is_forsaken());
   EXPECT_EQ(guest.state(), HookState::running);
+}
+
+TEST(GuestStateTest, TrackingSinceAnAttemptNeedsThatOneAndEveryWriteKnown) {
+  GuestState guest = restoring();
+  const Request since{.type = Type::track, .attempt_id = "attempt"};
+  EXPECT_EQ(guest.facts().tracked_since_attempt, "");
+  EXPECT_EQ(guest.check(since, HookRole::mover).error().code, Errc::not_found);
+  guest.knows_restored_writes(true);
+  EXPECT_EQ(guest.facts().tracked_since_attempt, "attempt");
+  EXPECT_TRUE(guest.check(since, HookRole::mover));
+  const Request other{.type = Type::track, .attempt_id = "other"};
+  EXPECT_EQ(guest.check(other, HookRole::mover).error().code, Errc::not_found);
+}
+
+TEST(GuestStateTest, WithoutAnAttemptNothingIsTrackedSinceOne) {
+  GuestState guest = running();
+  guest.knows_restored_writes(true);
+  EXPECT_EQ(guest.facts().tracked_since_attempt, "");
 }
 
 TEST(GuestStateTest, TheStateThatPeopleSee) {

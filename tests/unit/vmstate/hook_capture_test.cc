@@ -98,6 +98,55 @@ TEST_F(HookCaptureTest, TheGuestRunsUntilTheObserverPermitsTheSwitch) {
   EXPECT_EQ(client_.vm().state, HookState::paused);
 }
 
+TEST_F(HookCaptureTest, WithABaseTheFirstPassHasOnlyWhatWasWrittenSince) {
+  client_.restored_from("0123abcd");
+  client_.write_page(3, std::byte{0x33});
+  CaptureOptions options;
+  options.base_attempt = "attempt.4.0123abcd";
+  HookCapture& made = capture(options);
+  run_to_commit(made);
+  EXPECT_TRUE(made.base_in_use());
+  EXPECT_EQ(client_.tracked_since, "0123abcd");
+  ASSERT_EQ(sink_.pages.size(), 1U);
+  EXPECT_TRUE(sink_.pages.contains(3));
+}
+
+TEST_F(HookCaptureTest, ABaseThatTheHookDoesNotKnowIsNotUsed) {
+  client_.restored_from("0123abcd");
+  CaptureOptions options;
+  options.base_attempt = "attempt.4.4444abcd";
+  HookCapture& made = capture(options);
+  run_to_commit(made);
+  EXPECT_FALSE(made.base_in_use());
+  EXPECT_EQ(sink_.pages.size(), kCapturedPages);
+}
+
+TEST_F(HookCaptureTest, ABaseThatTheHookHasGivenUpJustNowIsNotUsed) {
+  client_.restored_from("0123abcd");
+  client_.refuses_base = true;
+  CaptureOptions options;
+  options.base_attempt = "0123abcd";
+  HookCapture& made = capture(options);
+  run_to_commit(made);
+  EXPECT_FALSE(made.base_in_use());
+  EXPECT_EQ(sink_.pages.size(), kCapturedPages);
+}
+
+TEST_F(HookCaptureTest, TheGuestIsNotStoppedWhilePagesOfItAreMissing) {
+  int looks = 0;
+  client_.on_refresh = [&](HookVm& vm) {
+    vm.state = ++looks < 4 ? HookState::restoring : HookState::moving;
+  };
+  CaptureOptions options;
+  options.passes_max = 1;  // those that wait do not count
+  HookCapture& made = capture(options);
+  ASSERT_TRUE(made.start());
+  ASSERT_TRUE(made.run_brownout());
+  EXPECT_EQ(looks, 4);
+  EXPECT_EQ(observer_.asked, 1);
+  EXPECT_EQ(observer_.not_converging, 0);
+}
+
 TEST_F(HookCaptureTest, TheHookIsToldTheBlackoutLimit) {
   CaptureOptions options;
   options.blackout_limit = Milliseconds(1234);

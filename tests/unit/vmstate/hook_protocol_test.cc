@@ -36,6 +36,8 @@ TEST(HookProtocolTest, EveryRequestIsDecodedAsItWasMeant) {
        .version_max = 3,
        .role = HookRole::restorer},
       {.type = Type::get_slot, .serial = 8, .slot = 1023},
+      {.type = Type::track, .serial = 13},
+      {.type = Type::track, .serial = 14, .attempt_id = "0123abcd"},
       {.type = Type::pause, .serial = 9, .limit_ms = kPauseLimitMsMax},
       {.type = Type::commit, .serial = 10, .epoch = ~std::uint64_t{0}},
       {.type = Type::load_state, .serial = 11, .state_bytes = 5, .attempt_id = "a-1"},
