@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "pager/page_copy.h"
+
 namespace pageferry {
 namespace {
 
@@ -51,6 +53,10 @@ std::span<const std::byte> GuestMemory::bytes(PageRun run) const {
   const std::size_t number = layout_->block_of(run.first);
   const std::uint64_t offset = bytes_of_pages(run.first - layout_->blocks()[number].first_page);
   return {block_addresses_[number] + offset, bytes_of_pages(run.pages)};
+}
+
+void GuestMemory::expect(PageIndex page) const {
+  fetch_ahead(bytes({page, 1}).data());
 }
 
 Result<std::uint64_t> GuestMemory::put(PageRun run, PageSink& sink) {

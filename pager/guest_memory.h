@@ -25,6 +25,8 @@ class GuestPages {
   // Puts a part of `run` from its first page on, at least one page, into the sink: as it is now. How many. Precondition: run.pages > 0,
   // inside the layout. Errors: the sink's, and those of reading the memory.
   virtual Result<std::uint64_t> put(PageRun run, PageSink& sink) = 0;
+  // It is put soon. Precondition: inside the layout.
+  virtual void expect(PageIndex /*page*/) const {}
 };
 
 class GuestMemory final : public GuestPages {
@@ -37,6 +39,7 @@ class GuestMemory final : public GuestPages {
   const MemoryLayout& layout() const override { return *layout_; }
   // Lent to the sink (PageSink::put_lent_pages).
   Result<std::uint64_t> put(PageRun run, PageSink& sink) override;
+  void expect(PageIndex page) const override;
 
   // The part of `run`, from its first page on, that lies in one block. Precondition: run.pages > 0, run.first inside the layout.
   PageRun within_block(PageRun run) const;

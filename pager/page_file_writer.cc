@@ -38,10 +38,6 @@ constexpr std::size_t kChunksMin = 8;
 constexpr std::uint64_t kReserveStepBytes = std::uint64_t{64} << 20;
 // Map blocks left behind are written when this many are together (1 MiB).
 constexpr std::uint64_t kMapBatchBlocks = 256;
-// Zeros go to the tail only while the store has little else to do.
-constexpr unsigned kPrewritesInFlight = 2;
-constexpr unsigned kPrewriteBelowWrites = 4;
-constexpr std::uint64_t kPrewriteFirstPassBytes = std::uint64_t{64} << 20;
 // From this many changes on, a map block written in place is smaller than its entries in the delta.
 constexpr unsigned kMapChangesDense = kDeltaEntriesPerBlock;
 constexpr std::size_t kChunksPopulated = 11;
@@ -381,21 +377,6 @@ Result<void> PageFileWriter::advance_map(PageIndex page) {
 
 // The first pass wants the store for its pages. A guest whose blackout needs more than the usual
 // tail is one that takes several passes.
-std::uint64_t PageFileWriter::prewrite_end() const {
-  return version_ > 1 ? header_.tail_bytes : std::min(header_.tail_bytes, kPrewriteFirstPassBytes);
-}
-
-Result<void> PageFileWriter::prewrite_some() {
-  if (prewritten_ >= prewrite_end() || queue_->zeros_in_flight() >= kPrewritesInFlight ||
-      queue_->writes_in_flight() >= kPrewriteBelowWrites || !queue_->can_start()) {
-    return {};
-  }
-  PF_TRY(queue_->write_zeros(zeros_.bytes(), header_.tail_offset + prewritten_));
-  prewritten_ += zeros_.bytes().size();
-  counters_.tail_prewritten_bytes.store(prewritten_, std::memory_order_relaxed);
-  return {};
-}
-
 Result<void> PageFileWriter::throttle() {
   if (options_.bandwidth_limit_bytes_per_s == 0) return {};
   const double page_ns = 1e9 * static_cast<double>(kPageSizeBytes) /

@@ -104,6 +104,9 @@ class PageFileWriter final : public PageSink {
   // Starts writing what the last pass changed in the map, and a sync, in the background. Their
   // errors come up later.
   void begin_pass(std::uint32_t pass) override;
+  // Waits for the writes of the pass and writes zeros over as much of the tail as will be needed (not with a bandwidth limit: it has
+  // its own pace).
+  Result<void> prepare_blackout(std::uint64_t remaining_bytes) override;
   Result<void> begin_blackout() override;
   Result<void> put_page(PageIndex page, PageBytes bytes) override;
   Result<void> put_zero(PageIndex page) override;
@@ -157,6 +160,7 @@ class PageFileWriter final : public PageSink {
   Result<void> reserve_slots();
   std::uint64_t prewrite_end() const;
   Result<void> prewrite_some();
+  Result<void> prewrite_piece();
   Result<void> throttle();
   Result<void> advance_map(PageIndex page);
   Result<void> write_map_blocks(std::uint64_t first, std::uint64_t end, unsigned changes_min);
@@ -199,6 +203,7 @@ class PageFileWriter final : public PageSink {
   std::uint64_t tail_next_ = 0;             // offset of the next tail block
   std::uint64_t tail_end_ = 0;              // end of the space that tail_next_ may use
   std::uint64_t prewritten_ = 0;            // bytes of the tail, from its start
+  bool all_populated_ = false;              // the staging memory
   Nanoseconds throttle_next_{0};
   Counters counters_;
 };

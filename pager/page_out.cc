@@ -48,6 +48,7 @@ Result<PageOut::LivePass> PageOut::run_live_pass() {
   live.facts.remaining_bytes = bytes_of_pages(dirty_.count());
   live.facts.write_bytes_per_s = first_pass_bytes_per_s_;
   live.facts.dirty_bytes_per_s = rate_bytes_per_s(live.facts.remaining_bytes, clock_.now() - start);
+  PF_TRY(sink_.prepare_blackout(live.facts.remaining_bytes));
   return live;
 }
 
@@ -85,11 +86,13 @@ Result<PassStats> PageOut::run_pass() {
 }
 
 Result<void> PageOut::put(const DirtyBitmap& work) {
-  PageIndex from{0};
-  while (const auto run = work.next_run(from, kRunPagesMax)) {
+  auto run = work.next_run(PageIndex{0}, kRunPagesMax);
+  while (run) {
     if (cancel_.canceled()) return fail(Errc::canceled, "page-out: canceled");
+    const auto next = work.next_run(run->first + run->pages, kRunPagesMax);
+    if (next) memory_.expect(next->first);
     PF_ASSIGN(const std::uint64_t done, memory_.put(*run, sink_));
-    from = run->first + done;
+    run = done == run->pages ? next : work.next_run(run->first + done, kRunPagesMax);
   }
   return {};
 }

@@ -23,6 +23,10 @@ class PageSink {
   // A new pass over dirty memory begins; pages of later passes are hotter. Pass numbers start at 1 and only grow.
   virtual void begin_pass(std::uint32_t pass) = 0;
 
+  // The guest runs, and may be stopped soon with about so many bytes left: what was put so far is brought to the store, and what a
+  // blackout needs is made ready, so that the guest does not wait for it. May be called again.
+  virtual Result<void> prepare_blackout(std::uint64_t /*remaining_bytes*/) { return {}; }
+
   // The guest is stopped: from here pages go to the sequential tail. Called at most once.
   virtual Result<void> begin_blackout() = 0;
 

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "pager/page_copy.h"
+
 namespace pageferry {
 namespace {
 
@@ -93,6 +95,13 @@ Result<std::uint64_t> HookMemory::put(PageRun run, PageSink& sink) {
   const PageRun piece{run.first, std::min(run.pages, pages_left)};
   return blocks_[number].mapping != nullptr ? put_mapped(number, piece, sink)
                                             : put_copied(number, piece, sink);
+}
+
+void HookMemory::expect(PageIndex page) const {
+  const std::size_t number = vm_.layout.block_of(page);
+  const std::byte* const mapping = blocks_[number].mapping;
+  if (mapping == nullptr) return;
+  fetch_ahead(mapping + bytes_of_pages(page - vm_.layout.blocks()[number].first_page));
 }
 
 Result<std::uint64_t> HookMemory::put_mapped(std::size_t number, PageRun run, PageSink& sink) {

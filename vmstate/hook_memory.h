@@ -38,6 +38,7 @@ class HookMemory final : public GuestPages {
   const MemoryLayout& layout() const override { return vm_.layout; }
   // Errors: gone (the VMM ended), vmm (its memory cannot be read), the sink's.
   Result<std::uint64_t> put(PageRun run, PageSink& sink) override;
+  void expect(PageIndex page) const override;
 
  private:
   // Bytes of one block's memory file from `begin` on that are all data or all hole.

@@ -221,6 +221,69 @@ TEST(PageFileWriterTest, AStoreTooSmallForTheTailIsRefusedAtTheBeginning) {
   EXPECT_EQ((*writer)->begin(layout_of({{"pc.ram", 64}})).error().code, Errc::no_space);
 }
 
+// Of 8 MiB or more.
+PageFileWriterOptions options_with_tail() {
+  PageFileWriterOptions options = small_options();
+  options.tail_bytes_max = std::uint64_t{8} << 20;
+  return options;
+}
+
+std::unique_ptr<PageFileWriter> writer_after_a_pass(std::unique_ptr<MemoryStorage> file,
+                                                    const PageFileWriterOptions& options) {
+  auto writer = writer_on(std::move(file), layout_of({{"pc.ram", 4096}}), options);
+  PF_CHECK(writer != nullptr);
+  writer->begin_pass(1);
+  for (std::uint64_t page = 0; page < 100; ++page) PF_CHECK(put(*writer, page, 1).has_value());
+  return writer;
+}
+
+TEST(PageFileWriterTest, BeforeTheBlackoutAsMuchOfTheTailIsWrittenOverAsWillBeNeeded) {
+  MemoryDisk disk;
+  const auto writer = writer_on(std::make_unique<MemoryStorage>(disk),
+                                layout_of({{"pc.ram", 4096}}), options_with_tail());
+  ASSERT_NE(writer, nullptr);
+  writer->begin_pass(1);
+  ASSERT_TRUE(writer->prepare_blackout(std::uint64_t{3} << 20));
+  const std::uint64_t prewritten = writer->stats().tail_prewritten_bytes;
+  EXPECT_GE(prewritten, std::uint64_t{3} << 20);
+  EXPECT_LT(prewritten, std::uint64_t{4} << 20);
+}
+
+TEST(PageFileWriterTest, BeforeTheBlackoutNoMoreThanTheTailIsWrittenOver) {
+  MemoryDisk disk;
+  const auto writer =
+      writer_after_a_pass(std::make_unique<MemoryStorage>(disk), options_with_tail());
+  ASSERT_TRUE(writer->prepare_blackout(std::uint64_t{1} << 30));
+  EXPECT_EQ(writer->stats().tail_prewritten_bytes, std::uint64_t{8} << 20);
+}
+
+TEST(PageFileWriterTest, BeforeTheBlackoutTheWritesOfThePassAreWaitedFor) {
+  MemoryDisk disk;
+  auto file = std::make_unique<MemoryStorage>(disk);
+  const MemoryStorage* storage = file.get();
+  const auto writer = writer_after_a_pass(std::move(file), options_with_tail());
+  ASSERT_TRUE(writer->prepare_blackout(0));
+  EXPECT_EQ(storage->in_flight(), 0U);
+}
+
+TEST(PageFileWriterTest, WithABandwidthLimitTheTailIsNotWrittenOverAtOnce) {
+  MemoryDisk disk;
+  PageFileWriterOptions options = options_with_tail();
+  options.bandwidth_limit_bytes_per_s = std::uint64_t{1} << 30;
+  const auto writer = writer_after_a_pass(std::make_unique<MemoryStorage>(disk), options);
+  const std::uint64_t before = writer->stats().tail_prewritten_bytes;
+  ASSERT_TRUE(writer->prepare_blackout(std::uint64_t{3} << 20));
+  EXPECT_EQ(writer->stats().tail_prewritten_bytes, before);
+}
+
+TEST(PageFileWriterTest, InTheBlackoutItIsTooLateToPrepareIt) {
+  MemoryDisk disk;
+  const auto writer =
+      writer_after_a_pass(std::make_unique<MemoryStorage>(disk), options_with_tail());
+  ASSERT_TRUE(writer->begin_blackout());
+  EXPECT_EQ(writer->prepare_blackout(0).error().code, Errc::invalid);
+}
+
 TEST(PageFileWriterTest, CancelEndsACallThatWaitsForTheStore) {
   MemoryDisk disk;
   auto file = std::make_unique<MemoryStorage>(disk);

@@ -163,6 +163,15 @@ TEST_F(PageOutTest, AGuestThatIsFasterEndsAtThePassLimit) {
   EXPECT_EQ(stats->passes.size(), 3U);
 }
 
+TEST_F(PageOutTest, AfterEachPassTheSinkIsToldHowMuchABlackoutWouldBring) {
+  limits_.downtime_max = Nanoseconds(1);
+  sink_.after_put = [this](PageIndex page) {
+    if (raw(page) < 5 && sink_.passes.back() == 1) guest_writes(raw(page), 2);
+  };
+  ASSERT_TRUE(brownout());
+  EXPECT_EQ(sink_.prepared_for_bytes, (std::vector<std::uint64_t>{bytes_of_pages(5), 0}));
+}
+
 TEST_F(PageOutTest, TheBlackoutBringsTheRestIntoTheTail) {
   ASSERT_TRUE(brownout());
   guest_writes(3, 9);
