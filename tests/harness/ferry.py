@@ -50,7 +50,8 @@ class Outcome:
         return next((at for at, value in self.objects if where(value)), None)
 
     def explain(self):
-        return f"exit {self.code} ({EXIT.get(self.code, 'unknown')}): {self.final} {self.stderr.strip()}"
+        told = [value for _, value in self.objects if value.get("event") in ("error", "warning")]
+        return f"{told} exit {self.code} ({EXIT.get(self.code, 'unknown')}): {self.final} {self.stderr.strip()}"
 
 
 class Running:

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <future>
@@ -387,6 +388,24 @@ TEST_P(HookWaitingTest, OnePageThatIsMissingIsNotResident) {
       0);
   expect_ok(restorer->resident(vmm_.soon()));
   EXPECT_EQ(vmm_.stop(), 0);
+}
+
+// Between the VMM's hole and its report the page is not there.
+TEST_P(HookWaitingTest, APageThatIsBeingGivenBackIsNotTakenForAMissingOne) {
+  const auto restorer = vmm_.connect(Role::restorer);
+  const auto outlet = outlet_of(*restorer);
+  for (std::uint64_t page = 0; page < HookVmm::kPages; ++page) put(*outlet, page);
+  std::atomic<bool> done{false};
+  std::jthread balloon([&] {
+    while (!done) {
+      const int advice = GetParam() == Backing::anonymous ? MADV_DONTNEED : MADV_REMOVE;
+      ASSERT_EQ(::madvise(vmm_.page(10), kPageSizeBytes, advice), 0);
+      EXPECT_EQ(pageferry_hook_discard(vmm_.hook(), bytes_of_pages(10), kPageSizeBytes), 0);
+    }
+  });
+  const auto resident = restorer->resident(vmm_.soon());
+  done = true;
+  EXPECT_TRUE(resident) << resident.error().message;
 }
 
 INSTANTIATE_TEST_SUITE_P(Memory, HookWaitingTest,

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "pager/userfault_open.h"
+#include "transport/os/clock.h"
 
 namespace pageferry {
 namespace {
@@ -26,6 +28,9 @@ namespace {
 constexpr std::size_t kEntriesPerRead = 8192;
 // How often a pager may place a page between our hole and our zeros. One that is right does it once.
 constexpr int kAttemptsMax = 1000;
+// How long the VMM may take from a hole to its report, and how often that is looked at.
+constexpr Milliseconds kReportOfHoleBound{1000};
+constexpr int kLookAtHoleIntervalMs = 1;
 
 std::uint64_t features_for(const HookConfig& config) {
   std::uint64_t features = 0;
@@ -108,18 +113,20 @@ Result<void> IncomingMemory::check_untouched() const {
   return {};
 }
 
-Result<std::optional<std::uint64_t>> IncomingMemory::find(std::size_t slot, Wanted wanted) const {
+Result<std::optional<std::uint64_t>> IncomingMemory::find(std::size_t slot, Wanted wanted,
+                                                          std::uint64_t from) const {
   const bool file_knows =
       config_->slots[slot].has_memory && config_->slots[slot].backing_page_bytes == kPageSizeBytes;
-  return file_knows ? find_in_file(slot, wanted) : find_in_tables(slot, wanted);
+  return file_knows ? find_in_file(slot, wanted, from) : find_in_tables(slot, wanted, from);
 }
 
-Result<std::optional<std::uint64_t>> IncomingMemory::find_in_file(std::size_t index,
-                                                                  Wanted wanted) const {
+Result<std::optional<std::uint64_t>> IncomingMemory::find_in_file(std::size_t index, Wanted wanted,
+                                                                  std::uint64_t from) const {
   const auto& slot = config_->slots[index];
   const auto begin = static_cast<off_t>(slot.memory_offset_bytes);
-  const off_t found = ::lseek(config_->memory[index].for_hook.get(), begin,
-                              wanted == Wanted::there ? SEEK_DATA : SEEK_HOLE);
+  const off_t found =
+      ::lseek(config_->memory[index].for_hook.get(), begin + static_cast<off_t>(from),
+              wanted == Wanted::there ? SEEK_DATA : SEEK_HOLE);
   if (found < 0 && errno == ENXIO) return std::nullopt;  // no data behind it
   if (found < 0) return syscall_error("lseek", fmt::format("slot '{}'", slot.name));
   const auto offset = static_cast<std::uint64_t>(found - begin);
@@ -128,11 +135,12 @@ Result<std::optional<std::uint64_t>> IncomingMemory::find_in_file(std::size_t in
 }
 
 Result<std::optional<std::uint64_t>> IncomingMemory::find_in_tables(std::size_t index,
-                                                                    Wanted wanted) const {
+                                                                    Wanted wanted,
+                                                                    std::uint64_t from) const {
   const auto& slot = config_->slots[index];
   const std::uint64_t pages = pages_of_bytes(slot.size_bytes);
-  std::vector<std::uint64_t> entries(std::min<std::uint64_t>(pages, kEntriesPerRead));
-  for (std::uint64_t first = 0; first < pages; first += entries.size()) {
+  std::vector<std::uint64_t> entries;
+  for (std::uint64_t first = pages_of_bytes(from); first < pages; first += entries.size()) {
     entries.resize(std::min<std::uint64_t>(pages - first, kEntriesPerRead));
     PF_TRY(tables_->read(slot.host_address + bytes_of_pages(first), entries));
     for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -161,15 +169,29 @@ std::uint64_t IncomingMemory::bytes_there() const {
   return bytes;
 }
 
+// A page that is given back is missing from the VMM's hole until the zeros of its report, which come soon.
+Result<void> IncomingMemory::wait_until_whole(std::size_t index) const {
+  const auto& slot = config_->slots[index];
+  const MonotonicClock clock;
+  std::optional<std::uint64_t> waits_for;
+  Deadline deadline = Deadline::never();
+  for (std::uint64_t from = 0;;) {
+    PF_ASSIGN(const auto missing, find(index, Wanted::missing, from));
+    if (!missing) return {};
+    if (waits_for != missing) deadline = Deadline::after(clock, kReportOfHoleBound);
+    waits_for = missing;
+    if (deadline.passed()) {
+      return fail(Errc::vmm, fmt::format("slot '{}': the page at {:#x} is missing", slot.name,
+                                         slot.guest_address + *missing));
+    }
+    from = *missing;
+    ::poll(nullptr, 0, kLookAtHoleIntervalMs);
+  }
+}
+
 // A hole that is made after the look reads as zeros, registered or not. So looking need not keep it away.
 Result<void> IncomingMemory::finish() {
-  for (std::size_t i = 0; i < config_->slots.size(); ++i) {
-    PF_ASSIGN(const auto missing, find(i, Wanted::missing));
-    if (!missing) continue;
-    return fail(Errc::vmm,
-                fmt::format("slot '{}': the page at {:#x} is missing", config_->slots[i].name,
-                            config_->slots[i].guest_address + *missing));
-  }
+  for (std::size_t i = 0; i < config_->slots.size(); ++i) PF_TRY(wait_until_whole(i));
   const std::lock_guard lock(closing_);
   if (tracking_) {
     std::vector<HoleService::Range> ranges;

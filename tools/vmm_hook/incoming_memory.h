@@ -43,7 +43,8 @@ class IncomingMemory {
   // For pagers; until close().
   int descriptor() const { return userfault_.get(); }
 
-  // Every page is there: it ends waiting for them. Errors: vmm (pages are missing; says which and where), io.
+  // Every page is there: it ends waiting for them. A page that the VMM has just given back, and will report, may be missing for a moment:
+  // it is waited for. Errors: vmm (a page is missing for longer; says which and where), io.
   Result<void> finish();
   // After finish(), on the thread that hands the descriptor out: the number may be another file's afterwards. Without tracking it is done.
   void close_if_done();
@@ -63,11 +64,15 @@ class IncomingMemory {
   Result<void> add_holes(std::size_t slot, DirtyBitmap& missing) const;
   Result<void> unregister_all();
   Result<void> check_untouched() const;
-  // Offset of the first page in a slot that is there or is not; nullopt: none.
+  // Offset of the first page in a slot, from `from` on, that is there or is not; nullopt: none.
   enum class Wanted : std::uint8_t { there, missing };
-  Result<std::optional<std::uint64_t>> find(std::size_t slot, Wanted wanted) const;
-  Result<std::optional<std::uint64_t>> find_in_file(std::size_t slot, Wanted wanted) const;
-  Result<std::optional<std::uint64_t>> find_in_tables(std::size_t slot, Wanted wanted) const;
+  Result<std::optional<std::uint64_t>> find(std::size_t slot, Wanted wanted,
+                                            std::uint64_t from = 0) const;
+  Result<std::optional<std::uint64_t>> find_in_file(std::size_t slot, Wanted wanted,
+                                                    std::uint64_t from) const;
+  Result<std::optional<std::uint64_t>> find_in_tables(std::size_t slot, Wanted wanted,
+                                                      std::uint64_t from) const;
+  Result<void> wait_until_whole(std::size_t slot) const;
   std::int64_t place_zeros(std::uint64_t address, std::uint64_t bytes, std::uint64_t unit);
   Result<void> make_hole(std::size_t slot, std::uint64_t offset_bytes, std::uint64_t bytes) const;
 
