@@ -67,11 +67,14 @@ void QemuStreamReader::run() {
   ::prctl(PR_SET_NAME, "pf-capture");
   auto result = read_stream();
   if (result) return;
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::move(result).error();
+    milestone_ = Milestone::failed;
+    changed_.notify_all();
+  }
+  // Only now: QEMU fails when its stream is closed, and that must not be taken for the cause.
   channel_->close();
-  const std::lock_guard lock(mutex_);
-  failure_ = std::move(result).error();
-  milestone_ = Milestone::failed;
-  changed_.notify_all();
 }
 
 Result<void> QemuStreamReader::read_stream() {
