@@ -40,6 +40,9 @@ Result<PageOut::LivePass> PageOut::run_live_pass() {
   LivePass live;
   PF_ASSIGN(live.pass, run_pass());
   PF_TRY(source_.collect_into(dirty_));
+  // While the sink prepares, the guest goes on writing: what is decided afterwards is decided on what is dirty then.
+  PF_TRY(sink_.prepare_blackout(bytes_of_pages(dirty_.count())));
+  PF_TRY(source_.collect_into(dirty_));
   // A short pass says little about the store: its rate is that of the buffers
   // before it.
   if (live.pass.number == 1) first_pass_bytes_per_s_ = live.pass.bytes_per_s();
@@ -48,7 +51,6 @@ Result<PageOut::LivePass> PageOut::run_live_pass() {
   live.facts.remaining_bytes = bytes_of_pages(dirty_.count());
   live.facts.write_bytes_per_s = first_pass_bytes_per_s_;
   live.facts.dirty_bytes_per_s = rate_bytes_per_s(live.facts.remaining_bytes, clock_.now() - start);
-  PF_TRY(sink_.prepare_blackout(live.facts.remaining_bytes));
   return live;
 }
 

@@ -42,6 +42,8 @@ struct CaptureOptions {
   // Id of an attempt of this VM that the guest was restored from and whose image is still on the store: where the VMM knows every
   // page that was written since, the first pass has only those (Capture::base_in_use()). Empty: everything.
   std::string base_attempt{};
+  // The memory in that image, backing pages included: a guest whose memory is laid out otherwise is written whole.
+  MemoryLayout base_layout{};
   // How fast the sink's store has been, bytes/s, 0: not known yet. From any thread. Absent: it is measured from the passes.
   std::function<std::uint64_t()> sink_bytes_per_s{};
 };

@@ -75,7 +75,8 @@ Result<void> HookCapture::start() {
 Result<void> HookCapture::start_tracking() {
   const std::string& known = client_.vm().tracked_since_attempt;
   const std::string& base = options_.base_attempt;
-  if (!known.empty() && (base == known || base.ends_with("." + known))) {
+  const bool same_attempt = !known.empty() && (base == known || base.ends_with("." + known));
+  if (same_attempt && options_.base_layout == layout()) {
     source_.begin_from(known);
     auto started = source_.start(PagesAtStart::not_written);
     base_in_use_ = started.has_value();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -24,6 +25,7 @@ class MemoryPageSink : public PageSink {
   void begin_pass(std::uint32_t pass) override { passes.push_back(pass); }
   Result<void> prepare_blackout(std::uint64_t remaining_bytes) override {
     prepared_for_bytes.push_back(remaining_bytes);
+    if (on_prepare) on_prepare();
     return {};
   }
   Result<void> begin_blackout() override {
@@ -53,6 +55,7 @@ class MemoryPageSink : public PageSink {
   std::map<std::uint64_t, std::vector<std::byte>> pages;  // empty vector: a zero page
   std::vector<std::uint32_t> passes;
   std::vector<std::uint64_t> prepared_for_bytes;  // each time it was asked
+  std::function<void()> on_prepare;
   int begins = 0;
   int blackouts = 0;
   std::uint64_t blackout_puts = 0;

@@ -51,7 +51,9 @@ Result<void> SourceMigration::settle_base() {
                                 unlink_bases(base->plan, *attempt);
                                 return {};
                               }));
-  go_without_base(fmt::format("the VMM does not prove what was written since {}", attempt));
+  go_without_base(fmt::format(
+      "the VMM does not prove what was written since {}, or its memory is laid out otherwise",
+      attempt));
   return {};
 }
 

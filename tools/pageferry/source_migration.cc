@@ -130,7 +130,10 @@ Result<void> SourceMigration::setup() {
   PF_TRY(make_page_file());
   PF_TRY(find_base());
   CaptureOptions capture;
-  if (base_) capture.base_attempt = base_->id;
+  if (base_) {
+    capture.base_attempt = base_->id;
+    capture.base_layout = base_->image.layout;
+  }
   capture.bandwidth_limit_bytes_per_s = options_.bandwidth_bytes_per_s;
   capture.max_downtime = options_.max_downtime;
   capture.target_downtime = std::min(capture.target_downtime, options_.max_downtime);

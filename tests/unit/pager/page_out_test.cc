@@ -172,6 +172,18 @@ TEST_F(PageOutTest, AfterEachPassTheSinkIsToldHowMuchABlackoutWouldBring) {
   EXPECT_EQ(sink_.prepared_for_bytes, (std::vector<std::uint64_t>{bytes_of_pages(5), 0}));
 }
 
+TEST_F(PageOutTest, WhatIsWrittenWhileTheSinkPreparesCountsAsLeft) {
+  limits_.downtime_max = Milliseconds(1);
+  sink_.on_prepare = [this] {
+    if (sink_.prepared_for_bytes.size() > 1) return;
+    for (std::uint64_t page = 0; page < 5; ++page) guest_writes(page, 2);
+  };
+  const auto stats = brownout();
+  ASSERT_TRUE(stats) << stats.error().message;
+  EXPECT_EQ(stats->passes.size(), 2U);
+  EXPECT_EQ(sink_.prepared_for_bytes, (std::vector<std::uint64_t>{0, 0}));
+}
+
 TEST_F(PageOutTest, TheBlackoutBringsTheRestIntoTheTail) {
   ASSERT_TRUE(brownout());
   guest_writes(3, 9);

@@ -103,6 +103,7 @@ TEST_F(HookCaptureTest, WithABaseTheFirstPassHasOnlyWhatWasWrittenSince) {
   client_.write_page(3, std::byte{0x33});
   CaptureOptions options;
   options.base_attempt = "attempt.4.0123abcd";
+  options.base_layout = client_.vm().layout;
   HookCapture& made = capture(options);
   run_to_commit(made);
   EXPECT_TRUE(made.base_in_use());
@@ -115,6 +116,20 @@ TEST_F(HookCaptureTest, ABaseThatTheHookDoesNotKnowIsNotUsed) {
   client_.restored_from("0123abcd");
   CaptureOptions options;
   options.base_attempt = "attempt.4.4444abcd";
+  options.base_layout = client_.vm().layout;
+  HookCapture& made = capture(options);
+  run_to_commit(made);
+  EXPECT_FALSE(made.base_in_use());
+  EXPECT_EQ(sink_.pages.size(), kCapturedPages);
+}
+
+TEST_F(HookCaptureTest, ABaseOfMemoryWithOtherBackingPagesIsNotUsed) {
+  client_.restored_from("0123abcd");
+  std::vector<RamBlock> blocks = client_.vm().layout.blocks();
+  blocks.front().backing_page_bytes = std::uint64_t{64} << 10;
+  CaptureOptions options;
+  options.base_attempt = "0123abcd";
+  options.base_layout = MemoryLayout::make(blocks).value();
   HookCapture& made = capture(options);
   run_to_commit(made);
   EXPECT_FALSE(made.base_in_use());
@@ -126,6 +141,7 @@ TEST_F(HookCaptureTest, ABaseThatTheHookHasGivenUpJustNowIsNotUsed) {
   client_.refuses_base = true;
   CaptureOptions options;
   options.base_attempt = "0123abcd";
+  options.base_layout = client_.vm().layout;
   HookCapture& made = capture(options);
   run_to_commit(made);
   EXPECT_FALSE(made.base_in_use());
