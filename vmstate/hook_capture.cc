@@ -189,7 +189,12 @@ Result<HookCapture::Verdict> HookCapture::tell_not_converging() {
 }
 
 Result<bool> HookCapture::may_stop_guest(const PageOut::LivePass& live) {
-  if (pages_missing_) return false;
+  if (pages_missing_) {
+    if (!switch_now_) return false;
+    return fail(Errc::timeout,
+                "the guest cannot be stopped: pages of it are still missing here, and nobody may "
+                "be bringing them");
+  }
   PassFacts facts = live.facts;
   // Those were made to wait, and say nothing of how it converges.
   facts.passes_done -= std::min(passes_missing_, facts.passes_done);

@@ -163,6 +163,17 @@ TEST_F(HookCaptureTest, TheGuestIsNotStoppedWhilePagesOfItAreMissing) {
   EXPECT_EQ(observer_.not_converging, 0);
 }
 
+TEST_F(HookCaptureTest, AForcedSwitchOfAGuestThatMissesPagesEndsTheMove) {
+  client_.on_refresh = [](HookVm& vm) { vm.state = HookState::restoring; };
+  observer_.verdict = CaptureObserver::Verdict::switch_now;
+  HookCapture& made = capture();
+  ASSERT_TRUE(made.start());
+  const auto ended = made.run_brownout();
+  ASSERT_FALSE(ended);
+  EXPECT_EQ(ended.error().code, Errc::timeout);
+  EXPECT_NE(client_.vm().state, HookState::paused);
+}
+
 TEST_F(HookCaptureTest, TheHookIsToldTheBlackoutLimit) {
   CaptureOptions options;
   options.blackout_limit = Milliseconds(1234);
