@@ -1,7 +1,7 @@
 // Page file, versions 1 and 2: constants, fields and the conversions between fields and bytes. Every
 // byte is described in docs/page-file-format.md. Pure: knows no file and does no I/O.
 //
-//   block 0      header   what the file is and where its parts are; written once, before any page
+//   block 0      header   what the file is and where its parts are; written before any page, and again by use_base()
 //   block 1      commit   zeros until the file is complete and durable; then written, once
 //   block 2 ...  layout   the RAM blocks
 //                map      one 16-byte entry for each page, 255 to a block

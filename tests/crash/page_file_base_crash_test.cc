@@ -47,7 +47,6 @@ class PageFileBaseCrashTest : public ::testing::Test {
     chain_.write(kBase, PageFileChain::kNone,
                  [](PageFileWriter& sink) { put_all(sink, kStoredInBase, 1); });
     base_ = chain_.load(kBase);
-    base_bytes_ = chain_.disk(kBase).live;
     auto plan = plan_bases(base_);
     ASSERT_TRUE(plan.has_value());
     plan_ = *plan;
@@ -97,7 +96,6 @@ class PageFileBaseCrashTest : public ::testing::Test {
   PageFileChain chain_;
   PageFileImage base_;
   BasePlan plan_;
-  std::vector<std::byte> base_bytes_;
 };
 
 TEST_F(PageFileBaseCrashTest, UndisturbedItIsCompleteAndDurable) {
@@ -124,18 +122,6 @@ TEST_F(PageFileBaseCrashTest, ACutAtAnyWriteOrSyncLeavesItCompleteOrRefused) {
   // Only where the commit record was written and not synced yet.
   EXPECT_GT(complete, 0U);
   EXPECT_LT(complete, 6U);
-}
-
-TEST_F(PageFileBaseCrashTest, TheBaseIsReadableAndTheSameAfterEveryCut) {
-  MemoryDisk whole;
-  ASSERT_TRUE(write_file(whole));
-  for (std::uint64_t cut = 0; cut < whole.operations; ++cut) {
-    MemoryDisk disk;
-    disk.power_lost_at = cut;
-    ASSERT_FALSE(write_file(disk));
-    ASSERT_TRUE(chain_.disk(kBase).live == base_bytes_) << "power cut at operation " << cut;
-  }
-  EXPECT_EQ(chain_.verify(kBase).bad_pages, 0U);
 }
 
 }  // namespace

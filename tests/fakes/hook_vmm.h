@@ -145,6 +145,7 @@ class HookVmm {
     return client ? std::move(*client) : nullptr;
   }
   Deadline soon() const { return Deadline::after(clock_, Seconds(20)); }
+  Deadline at_once() const { return Deadline::after(clock_, Nanoseconds(0)); }
 
  private:
   enum class Runs : std::uint8_t { no, yes, as_before };

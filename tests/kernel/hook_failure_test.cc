@@ -390,6 +390,26 @@ TEST_P(HookWaitingTest, OnePageThatIsMissingIsNotResident) {
   EXPECT_EQ(vmm_.stop(), 0);
 }
 
+// The look for a page that is missing takes a second, unless the machine itself stood still for that long: then once more.
+TEST_P(HookWaitingTest, WhileResidencyIsLookedAtTheNextRestorerIsNotGivenTheUserfault) {
+  const auto observer = vmm_.connect(Role::observer);
+  std::optional<Error> refusal;
+  for (int attempt = 0; attempt < 10 && !refusal; ++attempt) {
+    auto first = vmm_.connect(Role::restorer);
+    ASSERT_NE(first, nullptr);
+    EXPECT_FALSE(first->resident(vmm_.at_once()));  // asked, not waited for
+    // Every connection is heard between two answers to the observer.
+    for (int answers = 0; answers < 2; ++answers) expect_ok(observer->refresh(vmm_.soon()));
+    first.reset();
+    for (int answers = 0; answers < 2; ++answers) expect_ok(observer->refresh(vmm_.soon()));
+    const auto next = vmm_.connect(Role::restorer);
+    ASSERT_NE(next, nullptr);
+    if (auto given = next->take_userfault(vmm_.soon()); !given) refusal = given.error();
+  }
+  ASSERT_TRUE(refusal);
+  EXPECT_EQ(refusal->code, Errc::busy);
+}
+
 // Between the VMM's hole and its report the page is not there.
 TEST_P(HookWaitingTest, APageThatIsBeingGivenBackIsNotTakenForAMissingOne) {
   const auto restorer = vmm_.connect(Role::restorer);

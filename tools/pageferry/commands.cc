@@ -27,27 +27,41 @@ std::string socket_path(const CommonOptions& common, const std::string& name, co
   return common.run_dir + "/" + name + "." + role + ".sock";
 }
 
-// receive and recover differ in how they take the locks and in what they may do to another tool. The locks are let go of once all that is
-// left is to bring pages.
-ExitCode run_recovery(const RecoverCommand& command, std::vector<VmLock> locks, Reporter& reporter,
+struct RecoveryLocks {
+  std::vector<VmLock> of_vm;     // <name>.destination, and for recover <name>.source
+  std::vector<VmLock> of_ended;  // serving locks of those that recover has ended
+};
+
+// receive and recover differ in how they take the locks and in what they may do to another tool. Once all that is left is to bring pages,
+// the VM's locks and <name>.destination.sock are let go of: they are for the tool that moves the guest on.
+ExitCode run_recovery(const RecoverCommand& command, RecoveryLocks locks, Reporter& reporter,
                       const Clock& clock) {
+  const std::string& run_dir = command.common.run_dir;
+  const std::string& name = command.destination.name;
   Recovery recovery(command, reporter, clock);
-  std::optional<ServingLock> serving;
-  recovery.when_serving([&](Epoch epoch) {
-    auto taken = ServingLock::acquire(command.common.run_dir, command.destination.name, epoch);
-    if (!taken) return reporter.warning(taken.error().message);
-    serving.emplace(std::move(*taken));
-    locks.clear();
-  });
-  auto control = ControlServer::start(
-      socket_path(command.common, command.destination.name, "destination"), [&recovery] {
-        recovery.request_stop();
-        return Result<std::string>("stopping; the records say who may go on");
-      });
+  const auto listen_at = [&recovery](std::string path) {
+    return ControlServer::start(std::move(path), [&recovery] {
+      recovery.request_stop();
+      return Result<std::string>("stopping; the records say who may go on");
+    });
+  };
+  auto control = listen_at(socket_path(command.common, name, "destination"));
   if (!control) {
     reporter.error(control.error());
     return ExitCode::refused;
   }
+  std::optional<ServingLock> serving;
+  recovery.when_serving([&](Epoch epoch) {
+    // Whoever lost its server looked for these locks when it saw the end, and not again.
+    locks.of_ended.clear();
+    auto taken = ServingLock::acquire(run_dir, name, epoch);
+    if (!taken) return reporter.warning(taken.error().message);
+    serving.emplace(std::move(*taken));
+    control->reset();
+    control = listen_at(serving_socket_path(run_dir, name, epoch));
+    if (!control) reporter.warning(control.error().message);
+    locks.of_vm.clear();
+  });
   const ExitCode code = recovery.run_to_the_end();
   reporter.finish(recovery.result(), code);
   return code;
@@ -117,8 +131,8 @@ ExitCode run_receive(const ReceiveCommand& command, const Clock& clock) {
     reporter.error(lock.error());
     return ExitCode::refused;
   }
-  std::vector<VmLock> locks;
-  locks.push_back(std::move(*lock));
+  RecoveryLocks locks;
+  locks.of_vm.push_back(std::move(*lock));
   return run_recovery(RecoverCommand{command.common, command.destination, std::nullopt},
                       std::move(locks), reporter, clock);
 }
@@ -127,21 +141,23 @@ ExitCode run_recover(const RecoverCommand& command, const Clock& clock) {
   Reporter reporter = reporter_for(command.common, clock);
   const std::string& run_dir = command.common.run_dir;
   const std::string& name = command.destination.name;
-  std::vector<VmLock> locks;
+  RecoveryLocks locks;
   for (const std::string& lock_name : {name + ".source", name + ".destination"}) {
     auto lock = VmLock::take_over(run_dir, lock_name, clock, kHolderPatience);
     if (!lock) {
       reporter.error(lock.error());
       return ExitCode::refused;
     }
-    locks.push_back(std::move(*lock));
+    locks.of_vm.push_back(std::move(*lock));
   }
-  // Whoever serves is ended as well. Nobody begins to while the others are held, so these need not be.
+  // Whoever serves is ended as well. Its locks are held on: the migrate whose agent that was would bring the rest under them.
   for (const std::string& lock_name : serving_lock_names(run_dir, name)) {
     auto lock = VmLock::take_over(run_dir, lock_name, clock, kHolderPatience);
-    if (lock) continue;
-    reporter.error(lock.error());
-    return ExitCode::refused;
+    if (!lock) {
+      reporter.error(lock.error());
+      return ExitCode::refused;
+    }
+    locks.of_ended.push_back(std::move(*lock));
   }
   return run_recovery(command, std::move(locks), reporter, clock);
 }

@@ -105,7 +105,11 @@ Result<void> HandOff::ended(Epoch epoch) {
 
 Result<void> HandOff::remove_attempts_older_than(const std::string& kept) {
   const auto name = parse_attempt_name(kept);
-  PF_CHECK(name.has_value());
+  if (!name) {
+    return fail(Errc::invalid, fmt::format("a record names the image '{}', which is no attempt's "
+                                           "name: no older image is removed",
+                                           kept));
+  }
   return remove_older_attempts(name->epoch);
 }
 

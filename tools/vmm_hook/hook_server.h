@@ -78,6 +78,7 @@ class HookServer {
   // hook_server_requests.cc: what is asked, and what is done
   void serve(ConnectionId id, HookPacket packet);
   Result<void> grant(ConnectionId id, hook_protocol::Request request, UniqueFd descriptor);
+  Result<void> check_against_worker(hook_protocol::Type type) const;
   Result<void> greet(ConnectionId id, const hook_protocol::Request& request);
   Result<void> answer_at_once(ConnectionId id, const hook_protocol::Request& request);
   Result<void> answer_slot(ConnectionId id, const hook_protocol::Request& request);

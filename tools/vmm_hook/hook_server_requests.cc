@@ -72,6 +72,7 @@ Result<void> HookServer::grant(ConnectionId id, Request request, UniqueFd descri
   if (request.type == Type::hello) return greet(id, request);
   if (!takes_a_turn(request.type)) {
     PF_TRY(guest_.check(request, *connections_.at(id).role));
+    PF_TRY(check_against_worker(request.type));
   }
   if (request.type == Type::share_progress) {
     PF_TRY(check_sealed_memory("the progress", descriptor, kHookProgressBytes, Sealed::size));
@@ -88,6 +89,12 @@ Result<void> HookServer::grant(ConnectionId id, Request request, UniqueFd descri
   waiting_.push_back(
       {.from = id, .request = std::move(request), .descriptor = std::move(descriptor)});
   return {};
+}
+
+// A pager that left without hearing the answer to RESIDENT: the next one must not be given what is about to be closed.
+Result<void> HookServer::check_against_worker(Type type) const {
+  if (type != Type::take_userfault || !turn_ || turn_->request.type != Type::resident) return {};
+  return fail(Errc::busy, "whether every page is there is being looked at");
 }
 
 Result<void> HookServer::greet(ConnectionId id, const Request& request) {

@@ -30,6 +30,8 @@ constexpr std::size_t kEntriesPerRead = 8192;
 constexpr int kAttemptsMax = 1000;
 // How long the VMM may take from a hole to its report, and how often that is looked at.
 constexpr Milliseconds kReportOfHoleBound{1000};
+// All of them together: the pager gives up after 30 s.
+constexpr Seconds kReportsOfHolesBound{10};
 constexpr int kLookAtHoleIntervalMs = 1;
 
 std::uint64_t features_for(const HookConfig& config) {
@@ -170,7 +172,7 @@ std::uint64_t IncomingMemory::bytes_there() const {
 }
 
 // A page that is given back is missing from the VMM's hole until the zeros of its report, which come soon.
-Result<void> IncomingMemory::wait_until_whole(std::size_t index) const {
+Result<void> IncomingMemory::wait_until_whole(std::size_t index, const Deadline& all_slots) const {
   const auto& slot = config_->slots[index];
   const MonotonicClock clock;
   std::optional<std::uint64_t> waits_for;
@@ -180,7 +182,7 @@ Result<void> IncomingMemory::wait_until_whole(std::size_t index) const {
     if (!missing) return {};
     if (waits_for != missing) deadline = Deadline::after(clock, kReportOfHoleBound);
     waits_for = missing;
-    if (deadline.passed()) {
+    if (deadline.passed() || all_slots.passed()) {
       return fail(Errc::vmm, fmt::format("slot '{}': the page at {:#x} is missing", slot.name,
                                          slot.guest_address + *missing));
     }
@@ -191,7 +193,9 @@ Result<void> IncomingMemory::wait_until_whole(std::size_t index) const {
 
 // A hole that is made after the look reads as zeros, registered or not. So looking need not keep it away.
 Result<void> IncomingMemory::finish() {
-  for (std::size_t i = 0; i < config_->slots.size(); ++i) PF_TRY(wait_until_whole(i));
+  const MonotonicClock clock;
+  const Deadline bound = Deadline::after(clock, kReportsOfHolesBound);
+  for (std::size_t i = 0; i < config_->slots.size(); ++i) PF_TRY(wait_until_whole(i, bound));
   const std::lock_guard lock(closing_);
   if (tracking_) {
     std::vector<HoleService::Range> ranges;

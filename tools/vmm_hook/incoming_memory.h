@@ -21,6 +21,7 @@
 #include "pager/restored_write_source.h"
 #include "tools/vmm_hook/hook_config.h"
 #include "transport/io_buffer.h"
+#include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
 #include "transport/os/page_tables.h"
@@ -72,7 +73,7 @@ class IncomingMemory {
                                                     std::uint64_t from) const;
   Result<std::optional<std::uint64_t>> find_in_tables(std::size_t slot, Wanted wanted,
                                                       std::uint64_t from) const;
-  Result<void> wait_until_whole(std::size_t slot) const;
+  Result<void> wait_until_whole(std::size_t slot, const Deadline& all_slots) const;
   std::int64_t place_zeros(std::uint64_t address, std::uint64_t bytes, std::uint64_t unit);
   Result<void> make_hole(std::size_t slot, std::uint64_t offset_bytes, std::uint64_t bytes) const;
 

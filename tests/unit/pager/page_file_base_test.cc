@@ -64,14 +64,6 @@ TEST_F(PageFileBaseTest, OnlyWhatWasPutIsWritten) {
   EXPECT_LE(chain_.stats().bytes_written, (kPut + kBlocksBeside) * kFileBlockBytes);
 }
 
-TEST_F(PageFileBaseTest, TheBaseIsNotWritten) {
-  const std::vector<std::byte> before = chain_.disk(1).live;
-  const std::uint64_t operations = chain_.disk(1).operations;
-  chain_.write(2, 1, [](PageFileWriter& sink) { put_some(sink, 3); });
-  EXPECT_EQ(chain_.disk(1).live, before);
-  EXPECT_EQ(chain_.disk(1).operations, operations);
-}
-
 TEST_F(PageFileBaseTest, APageOfTheBaseHasNoVersionAndOneThatWasPutHas) {
   chain_.write(2, 1, [](PageFileWriter& sink) { put_some(sink, 3); });
   auto reader = chain_.open(2);

@@ -92,6 +92,16 @@ TEST_F(HandOffTest, AnImageThatIsKeptStaysAndOlderOnesGo) {
   EXPECT_EQ(*tool->directory().list_attempts(), std::vector<std::string>{kept->name});
 }
 
+TEST_F(HandOffTest, AKeptImageWhoseNameIsNoneRemovesNothing) {
+  auto tool = open();
+  auto old_one = tool->directory().create_attempt(Epoch{3});
+  ASSERT_TRUE(old_one);
+  const auto removed = tool->remove_attempts_older_than("../somewhere");
+  ASSERT_FALSE(removed);
+  EXPECT_EQ(removed.error().code, Errc::invalid);
+  EXPECT_EQ(*tool->directory().list_attempts(), std::vector<std::string>{old_one->name});
+}
+
 TEST(Disks, UnchangedFileIsAccepted) {
   const ScratchDirectory scratch;
   const std::string path = scratch.path() + "/disk";
