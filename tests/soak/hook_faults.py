@@ -153,10 +153,10 @@ class Round:
         return 1
 
     def hanging_store(self):
-        """A store that stops answering in the blackout (the limit ends it) or before (abort ends
-        it): one."""
+        """A store that stops answering in the blackout (the limit ends it) or before (the time
+        ends it): one. When a pass before the last needs a sync is the guest's choice."""
         if self.chance.random() < 0.5:
-            harm, limit = "sync:hang", ("--blackout-limit", "1")
+            harm, limit = "sync:hang", ("--blackout-limit", "1", "--timeout", "4")
         else:
             harm, limit = f"write:after={self.chance.randint(2, 20)}:hang", ("--timeout", "2")
         outcome = self.rig.run(
