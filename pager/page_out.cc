@@ -48,6 +48,7 @@ Result<PageOut::LivePass> PageOut::run_live_pass() {
   if (live.pass.number == 1) first_pass_bytes_per_s_ = live.pass.bytes_per_s();
   live.facts.passes_done = passes_;
   live.facts.every_page_stored_once = true;
+  live.facts.pass_bytes = bytes_of_pages(live.pass.pages);
   live.facts.remaining_bytes = bytes_of_pages(dirty_.count());
   live.facts.write_bytes_per_s = first_pass_bytes_per_s_;
   live.facts.dirty_bytes_per_s = rate_bytes_per_s(live.facts.remaining_bytes, clock_.now() - start);

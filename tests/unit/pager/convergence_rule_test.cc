@@ -62,6 +62,45 @@ TEST(ConvergenceRuleTest, AnUnmeasuredRateFitsNothing) {
   EXPECT_FALSE(brownout_end({}, facts).has_value());
 }
 
+// A first pass over 8 GiB that left 40 MiB: written in 40 ms, while another pass (180 ms) leaves 9 MiB.
+PassFacts after_a_long_pass() {
+  PassFacts facts = facts_with(40 * kMiB);
+  facts.passes_done = 1;
+  facts.pass_bytes = 8192 * kMiB;
+  return facts;
+}
+
+TEST(ConvergenceRuleTest, AnotherPassIsMadeWhereItShortensTheBlackout) {
+  EXPECT_TRUE(another_pass_pays(after_a_long_pass()));
+  EXPECT_FALSE(brownout_end({}, after_a_long_pass()).has_value());
+}
+
+TEST(ConvergenceRuleTest, APassThatDidNotHalveWhatIsDirtyIsTheLast) {
+  PassFacts facts = after_a_long_pass();
+  facts.pass_bytes = 79 * kMiB;
+  EXPECT_EQ(brownout_end({}, facts), BrownoutEnd::catches_up);
+  facts.pass_bytes = 80 * kMiB;
+  EXPECT_FALSE(brownout_end({}, facts).has_value());
+}
+
+TEST(ConvergenceRuleTest, AGuestThatWouldDirtyAsMuchMeanwhileIsNotWaitedFor) {
+  PassFacts facts = after_a_long_pass();
+  facts.dirty_bytes_per_s = 112 * kMiB;  // more than 20 MiB in 180 ms
+  EXPECT_EQ(brownout_end({}, facts), BrownoutEnd::catches_up);
+}
+
+TEST(ConvergenceRuleTest, WhatIsWrittenInTwoMillisecondsIsNotWorthAPass) {
+  PassFacts facts = after_a_long_pass();
+  facts.remaining_bytes = 2 * kMiB;
+  EXPECT_EQ(brownout_end({}, facts), BrownoutEnd::catches_up);
+}
+
+TEST(ConvergenceRuleTest, ThePassLimitHoldsForAPassThatPays) {
+  PassFacts facts = after_a_long_pass();
+  facts.passes_done = ConvergenceLimits{}.passes_max;
+  EXPECT_EQ(brownout_end({}, facts), BrownoutEnd::catches_up);
+}
+
 TEST(ConvergenceRuleTest, TimesAreBoundedNotWrapped) {
   EXPECT_EQ(time_to_write(kMiB, 0), Nanoseconds::max());
   EXPECT_EQ(time_to_write(~std::uint64_t{0}, 1), Nanoseconds::max());
