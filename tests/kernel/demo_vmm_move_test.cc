@@ -244,6 +244,7 @@ TEST_P(DemoVmmMoveTest, AGuestMovesFromProcessToProcessAndGoesOn) {
     EXPECT_EQ(after["state"], "running");
     EXPECT_EQ(after["hook-state"], "running");
     EXPECT_GT(after["heartbeats"], before["heartbeats"]);
+    EXPECT_GT(after["first-word-after-us"], 0);
     EXPECT_GT(after["verified-blocks"], before["verified-blocks"]);
     vmm = std::move(next);
   }

@@ -89,6 +89,11 @@ Result<void> Vm::resume() {
   if (const std::string failure = threads_->failure(); !failure.empty()) {
     return fail(Errc::vmm, failure);
   }
+  {
+    const std::lock_guard seen(mutex_);
+    resumed_at_ = MonotonicClock().now();
+    first_word_after_ = Nanoseconds(0);
+  }
   if (disk_) disk_->resume();
   pacer_.relax();
   threads_->resume();
@@ -154,6 +159,7 @@ VmStatus Vm::status() const {
   if (status.failure.empty()) status.failure = balloon_failure_;
   status.run_state = status.failure.empty() ? run_state_.load() : RunState::failed;
   status.given_back_bytes = given_back_bytes_;
+  status.first_word_after = first_word_after_;
   Report& sum = status.report;
   sum.checks = ~std::uint64_t{0};
   sum.filled = 1;
@@ -221,6 +227,9 @@ Budget Vm::budget(std::uint32_t vcpu, Ask ask) {
   bool check = false;
   {
     const std::lock_guard lock(mutex_);
+    if (first_word_after_ == Nanoseconds(0)) {
+      first_word_after_ = MonotonicClock().now() - resumed_at_;
+    }
     Seen& seen = seen_[vcpu];
     seen.report = page_of(vcpu).report;
     if (std::exchange(seen.check_wanted, false)) {

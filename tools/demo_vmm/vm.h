@@ -48,6 +48,8 @@ struct VmStatus {
   Report
       report{};  // added up; `checks`, `filled`: the least of all vCPUs; first bad: of the lowest vCPU
   std::uint64_t given_back_bytes = 0;
+  // From resume() to the first doorbell that the guest rang: it had run by then. Zero: none yet.
+  Nanoseconds first_word_after{0};
 };
 
 class Vm final : private Doorbells, private GuestWrites {
@@ -113,11 +115,13 @@ class Vm final : private Doorbells, private GuestWrites {
   std::atomic<GuestWrites*> listener_ = nullptr;
   std::atomic<bool> checks_ended_ = false;
   Pacer pacer_;
-  mutable std::mutex mutex_;  // of the next four
+  mutable std::mutex mutex_;  // of the next six
   mutable std::condition_variable reported_;
   std::vector<Seen> seen_;
   std::uint64_t given_back_bytes_ = 0;
   std::string balloon_failure_;
+  Nanoseconds resumed_at_{0};
+  Nanoseconds first_word_after_{0};
   std::mutex control_;  // of pause, resume, save, load
   std::atomic<RunState> run_state_ = RunState::paused;
   std::unique_ptr<KvmMachine> machine_;

@@ -78,6 +78,8 @@ void SourceMigration::add_destination_figures(const nlohmann::json& running) {
   if (stats.guest_was_running && resumed > stats.stopped_at) {
     result_["downtime"] = to_ms(resumed - stats.stopped_at);
     result_["time-to-run"] = to_ms(resumed - started_);
+    result_["commit-to-run-us"] =
+        std::chrono::duration_cast<std::chrono::microseconds>(resumed - committed_at_).count();
   }
   result_["claim"] = {{"epoch", raw(next(epoch_))}, {"owner", hand_off_->host().name}};
 }

@@ -200,7 +200,8 @@ Result<void> SourceMigration::freeze_and_commit() {
   const auto state_complete = clock_.now();
   PF_TRY(note_disks());
   PF_TRY(commit_image());
-  split_["commit"] = to_ms(clock_.now() - state_complete);
+  committed_at_ = clock_.now();
+  split_["commit"] = to_ms(committed_at_ - state_complete);
   PF_TRY(read_back_if_asked());
   // A hint: loading the image can go on beside SHUT(0) and the release.
   if (link_) {

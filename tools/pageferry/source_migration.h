@@ -133,6 +133,7 @@ class SourceMigration final : private CaptureObserver {
   nlohmann::json destination_machine_;
   GuestState released_state_;
   std::vector<DiskFile> disks_;  // as they were once the guest was stopped and its images inactive
+  Nanoseconds committed_at_{0};
   Nanoseconds released_at_{0};
   nlohmann::json result_ = nlohmann::json::object();
   nlohmann::json split_ = nlohmann::json::object();
