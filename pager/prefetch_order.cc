@@ -35,7 +35,6 @@ Prefetcher::Prefetcher(const PageSupply& supply, const MemoryLayout& layout, con
   if (order_ != PrefetchOrder::recorded) recorded_ = {};
   if (follows_heat()) {
     region_states_.resize((layout.pages() + kPrefetchRegionPages - 1) / kPrefetchRegionPages);
-    usual_version_ = sample_usual_version();
   }
 }
 
@@ -131,6 +130,8 @@ PrefetchChoice Prefetcher::next_recorded(std::uint64_t& budget) {
 // Reads the versions of the next slice of the guest and queues its hot regions.
 void Prefetcher::scan_versions() {
   static_assert(kPagesLookedAtMax % kPrefetchRegionPages == 0);
+  // Not before: 4,096 cache misses are a millisecond, and a prefetcher is made while the guest stands still.
+  if (scanned_pages_ == 0) usual_version_ = sample_usual_version();
   const std::uint64_t stop = std::min(scanned_pages_ + kPagesLookedAtMax, layout_->pages());
   while (scanned_pages_ < stop) {
     const std::uint64_t index = scanned_pages_ / kPrefetchRegionPages;

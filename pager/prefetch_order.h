@@ -117,7 +117,7 @@ class Prefetcher {
   bool sweeping_ = false;
   bool replaying_ = false;
 
-  std::uint32_t usual_version_ = 0;  // newer is hot
+  std::uint32_t usual_version_ = 0;  // newer is hot; known when a scan has begun
   enum class RegionState : std::uint8_t { quiet, hot, faulted, raised };
   std::vector<RegionState> region_states_;
   std::size_t recent_cursor_ = 0;  // in supply_->recent_pages()

@@ -73,7 +73,7 @@ bool is_readable(int fd, short events) {
 
 UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, PageSupply& supply,
                                  RemovalReports* reports, const UserfaultPageInOptions& options,
-                                 SentMap there, const Clock& clock)
+                                 PageMarks marks, const Clock& clock)
     : clock_(clock),
       started_at_(clock.now()),
       layout_(&layout),
@@ -82,12 +82,12 @@ UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, P
       tell_interval_(options.tell_interval),
       process_fd_(vmm.process_fd),
       connection_fd_(vmm.connection_fd),
-      pages_found_(there.pages_sent()),
-      removed_(layout.pages()),
-      supply_(supply, layout, places_in_supply(vmm.source_pages, layout), removed_),
+      pages_found_(marks.there.pages_sent()),
+      removed_(std::move(marks.removed)),
+      supply_(supply, layout, places_in_supply(vmm.source_pages, layout), *removed_),
       placing_(layout, std::move(vmm.block_addresses), UserfaultOutlet::WhenChanging::give_back),
-      outlet_(placing_, removed_, reports),
-      page_in_(supply_, layout, std::move(there), outlet_, clock, with_our_duties(options.page_in)),
+      outlet_(placing_, *removed_, reports),
+      page_in_(supply_, layout, std::move(marks.there), outlet_, clock, with_our_duties(options.page_in)),
       bad_pages_(page_in_, outlet_, layout.pages(), options.bad_pages, options.serve_until, clock),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
@@ -95,14 +95,15 @@ Result<std::unique_ptr<UserfaultPageIn>> UserfaultPageIn::make(
     UserfaultVmm vmm, const MemoryLayout& layout, PageSupply& supply, RemovalReports* reports,
     const UserfaultPageInOptions& options, const Clock& clock) {
   PF_TRY(check(vmm, layout, supply));
-  SentMap there(layout.pages());
-  if (vmm.tables) PF_TRY(mark_present(*vmm.tables, layout, vmm.block_addresses, there));
+  PageMarks marks = vmm.marks ? *std::exchange(vmm.marks, std::nullopt) : PageMarks(layout.pages());
+  PF_CHECK(marks.there.pages() == layout.pages());
+  if (vmm.tables) PF_TRY(mark_present(*vmm.tables, layout, vmm.block_addresses, marks.there));
   UniqueFd userfault = std::move(vmm.userfault);
   std::optional<PageTables> tables = std::move(vmm.tables);
   const UserfaultOutlet::Registration registration = vmm.registration;
   std::vector<Placing> placing = std::move(vmm.placing);
   std::unique_ptr<UserfaultPageIn> loop(new UserfaultPageIn(std::move(vmm), layout, supply, reports,
-                                                            options, std::move(there), clock));
+                                                            options, std::move(marks), clock));
   if (!loop->wake_.valid()) return syscall_error("eventfd", "page-in");
   if (!placing.empty()) loop->placing_.place_as(std::move(placing));
   // Opening wakes whoever waits.
@@ -120,7 +121,7 @@ UserfaultPageInFigures UserfaultPageIn::figures() const {
   figures.pages_prefetched = counters.pages_prefetched;
   figures.pages_there = pages_found_ + figures.pages_demand + figures.pages_prefetched;
   figures.pages_zero = counters.pages_zero;
-  figures.pages_removed = removed_.count();
+  figures.pages_removed = removed_->count();
   figures.removed_faults = outlet_.zeros_placed();
   figures.pages_bad = bad_pages_.pages_bad();
   figures.pages_poisoned = bad_pages_.pages_poisoned();

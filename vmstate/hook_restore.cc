@@ -50,6 +50,7 @@ Result<void> HookRestore::serve(PageSupply& supply, Deadline deadline) {
   if (may_have_pages(vm) || vm.layout.has_large_pages()) {
     if (auto tables = PageTables::open(vm.pid)) userfault.tables.emplace(std::move(*tables));
   }
+  userfault.marks = std::exchange(marks_, std::nullopt);
   userfault.process_fd = process_.get();
   userfault.connection_fd = client_->connection_fd();
   UserfaultPageInOptions options;

@@ -36,7 +36,10 @@ class HookRestore {
  public:
   // `client`: a restorer's connection.
   HookRestore(std::unique_ptr<HookClient> client, PrefetchOrder order, const Clock& clock)
-      : client_(std::move(client)), order_(order), clock_(clock) {}
+      : client_(std::move(client)),
+        order_(order),
+        clock_(clock),
+        marks_(std::in_place, client_->vm().layout.pages()) {}
   ~HookRestore();
   HookRestore(const HookRestore&) = delete;
   HookRestore& operator=(const HookRestore&) = delete;
@@ -66,6 +69,7 @@ class HookRestore {
   const PrefetchOrder order_;
   std::vector<PageRun> recorded_;
   const Clock& clock_;
+  std::optional<PageMarks> marks_;  // until serve()
   UniqueFd process_;
   CancelSignal stop_;
   std::optional<HookProgressWriter> shared_progress_;

@@ -45,7 +45,11 @@ class DemoVm:
         )
         self.pid = self.process.pid
         self.pids = {self.pid}
-        self._wait(lambda: self.status()["filled"], "the guest works")
+        try:
+            self._wait(lambda: self.status()["filled"], "the guest works")
+        except SystemExit:
+            self.stop()  # nobody has it yet
+            raise
 
     def _wait(self, condition, what, timeout_s=30):
         deadline = time.monotonic() + timeout_s
