@@ -40,9 +40,8 @@ bool another_pass_pays(const PassFacts& facts) {
   const Nanoseconds written_in = time_to_write(facts.remaining_bytes, facts.write_bytes_per_s);
   if (written_in < kWorthAPass || written_in == Nanoseconds::max()) return false;
   if (facts.remaining_bytes > facts.pass_bytes / 2) return false;
-  const double pass_s =
-      std::chrono::duration<double>(written_in).count() * kScatteredWritesFactor +
-      std::chrono::duration<double>(kPassOverhead).count();
+  const double pass_s = std::chrono::duration<double>(written_in).count() * kScatteredWritesFactor +
+                        std::chrono::duration<double>(kPassOverhead).count();
   const double left = static_cast<double>(facts.dirty_bytes_per_s) * pass_s;
   return left < static_cast<double>(facts.remaining_bytes) / 2;
 }

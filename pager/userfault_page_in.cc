@@ -87,7 +87,8 @@ UserfaultPageIn::UserfaultPageIn(UserfaultVmm vmm, const MemoryLayout& layout, P
       supply_(supply, layout, places_in_supply(vmm.source_pages, layout), *removed_),
       placing_(layout, std::move(vmm.block_addresses), UserfaultOutlet::WhenChanging::give_back),
       outlet_(placing_, *removed_, reports),
-      page_in_(supply_, layout, std::move(marks.there), outlet_, clock, with_our_duties(options.page_in)),
+      page_in_(supply_, layout, std::move(marks.there), outlet_, clock,
+               with_our_duties(options.page_in)),
       bad_pages_(page_in_, outlet_, layout.pages(), options.bad_pages, options.serve_until, clock),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 

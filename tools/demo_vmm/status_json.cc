@@ -39,7 +39,7 @@ nlohmann::json status_json(const VmStatus& status, const std::string& hook_state
                       {"bad-pages", report.bad}};
   if (!hook_state.empty()) json["hook-state"] = hook_state;
   if (status.first_word_after > Nanoseconds(0)) {
-    json["first-word-after-us"] = 
+    json["first-word-after-us"] =
         std::chrono::duration_cast<std::chrono::microseconds>(status.first_word_after).count();
   }
   if (!status.failure.empty()) json["error-desc"] = status.failure;
