@@ -17,6 +17,8 @@ constexpr std::uint64_t kDemandPages =
     4;  // 16 KiB are read as fast as one page; 64 KiB take twice as long
 constexpr unsigned kNeighbourReadsMax = 3;  // other places of the file that one fault may read
 constexpr std::size_t kRegionsKept = 16;
+constexpr Nanoseconds kSettlingIn = Milliseconds(800);
+constexpr Nanoseconds kFaultsAreRecent = Milliseconds(100);
 constexpr Nanoseconds kGentleInterval =
     std::chrono::microseconds(400);  // one step's share each: 320 MiB/s
 
@@ -51,16 +53,21 @@ Result<void> PageIn::step() {
     return {};
   }
   background_ran_at_ = now;
+  const ThreadCpuClock cpu_clock;
+  const Nanoseconds cpu_before = cpu_clock.now();
   start_waiting(prefetch_reads_);
   start_prefetch();
   PF_TRY(send_background());
-  background_cost_ = clock_->now() - now;
+  const Nanoseconds ended_at = clock_->now();
+  background_cost_ = ended_at - now;
+  cpu_pressure_.note(background_cost_, cpu_clock.now() - cpu_before, ended_at);
   return {};
 }
 
 void PageIn::set_pace(PrefetchPace pace) {
   if (pace == pace_) return;
   pace_ = pace;
+  if (pace == PrefetchPace::full) resumed_at_ = clock_->now();
   prefetcher_.set_scope(pace == PrefetchPace::recent_only ? Prefetcher::Scope::recent_only
                                                           : Prefetcher::Scope::everything);
 }
@@ -68,14 +75,20 @@ void PageIn::set_pace(PrefetchPace pace) {
 // From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.
 Nanoseconds PageIn::background_rest() const {
   Nanoseconds rest{0};
-  // The rest of the guest is nobody's hurry: prefetch then idles half as long as it works, so that it does not use up what the
-  // host allows in CPU time.
-  if (prefetcher_.sweeping() && options_.sweep == SweepPace::resting)
-    rest = 3 * background_cost_ / 2;
+  if (prefetcher_.sweeping() && others_want_the_cpu()) rest = 3 * background_cost_ / 2;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);
   return rest;
+}
+
+// What the sweep brings is nobody's hurry. A guest that has just been resumed looks for its working set, and needs the CPUs for it; later
+// it is asked for less. And where CPU time is short, it is the guest's.
+bool PageIn::others_want_the_cpu() const {
+  const Nanoseconds now = clock_->now();
+  const bool guest_is_finding_its_pages =
+      resumed_at_ && now - *resumed_at_ < kSettlingIn && now - faulted_at_ < kFaultsAreRecent;
+  return guest_is_finding_its_pages || cpu_pressure_.felt(now);
 }
 
 std::optional<PageRun> PageIn::backing_of(PageIndex page) const {
@@ -114,6 +127,7 @@ void PageIn::request_page(PageIndex page) {
   const Nanoseconds now = clock_->now();
   if (!open_faults_.emplace(raw(page), now).second) return;  // asked for twice
   window_.note_fault(now);
+  faulted_at_ = now;
   ++counters_.faults;
   prefetcher_.note_fault(page);
   if (sent_.state(page) == PageState::absent) {

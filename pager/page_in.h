@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "pager/backing_transfer.h"
+#include "pager/cpu_pressure.h"
 #include "pager/latency_histogram.h"
 #include "pager/memory_layout.h"
 #include "pager/page.h"
@@ -64,12 +65,6 @@ enum class UnprovedPages : std::uint8_t {
   set_aside,     // unproved(); the rest goes on
 };
 
-// How the sweep over what nobody is known to want soon uses the machine.
-enum class SweepPace : std::uint8_t {
-  resting,  // idles half as long as it works, so that it does not use up what the host allows in CPU time
-  full,
-};
-
 enum class TouchRecording : std::uint8_t { off, on };
 
 struct PageInOptions {
@@ -77,7 +72,6 @@ struct PageInOptions {
   std::vector<PageRun> recorded{};  // for PrefetchOrder::recorded; inside the layout
   TouchRecording recording = TouchRecording::off;
   UnprovedPages unproved = UnprovedPages::end_prefetch;
-  SweepPace sweep = SweepPace::resting;
   // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
   std::uint64_t pages_around_lone_fault = 16;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
@@ -193,6 +187,7 @@ class PageIn {
 
   enum class Progress : std::uint8_t { drained, stuck };
   Nanoseconds background_rest() const;
+  bool others_want_the_cpu() const;
   bool wanted(const std::optional<BackingTransfer>& transfer) const;
   Result<Progress> send_urgent();
   Result<void> send_background();
@@ -238,7 +233,10 @@ class PageIn {
       fault_regions_;  // of the latest faults, for fault-around; at most kRegionsKept
   PrefetchPace pace_ = PrefetchPace::full;
   Nanoseconds background_ran_at_{0};
-  Nanoseconds background_cost_{0};  // how long its last turn took
+  Nanoseconds background_cost_{0};         // how long its last turn took
+  std::optional<Nanoseconds> resumed_at_;  // the guest, about: the pace was raised
+  Nanoseconds faulted_at_{0};              // the last time
+  CpuPressure cpu_pressure_;               // on its turns
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;
   std::optional<Error> failure_;

@@ -53,7 +53,6 @@ Latency latency_of(const Seen& seen) {
 class Pager {
  public:
   Pager(const FaultingGuest& guest, PageSupply& supply, PageInOptions options) {
-    options.sweep = SweepPace::full;
     UserfaultVmm vmm{.userfault = guest.userfault(), .block_addresses = {guest.address()}};
     loop_ = must(UserfaultPageIn::make(std::move(vmm), supply.layout(), supply, nullptr,
                                        {.page_in = std::move(options)}, clock_));

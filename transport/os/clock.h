@@ -29,6 +29,16 @@ class MonotonicClock final : public Clock {
   }
 };
 
+// The time for which the calling thread had a CPU.
+class ThreadCpuClock final : public Clock {
+ public:
+  Nanoseconds now() const override {
+    timespec ts{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return Seconds(ts.tv_sec) + Nanoseconds(ts.tv_nsec);
+  }
+};
+
 // A bound on a wait. Deadline::never() waits for ever and is only right where no clock may decide
 // (docs/architecture.md, "Points of no return").
 class Deadline {
