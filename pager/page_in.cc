@@ -53,14 +53,18 @@ Result<void> PageIn::step() {
     return {};
   }
   background_ran_at_ = now;
+  // Asking costs a system call, and nobody wants to know while a guest without prefetch waits for its pages.
+  const bool looks_at_cpu = prefetcher_.sweeping();
   const ThreadCpuClock cpu_clock;
-  const Nanoseconds cpu_before = cpu_clock.now();
+  const Nanoseconds cpu_before = looks_at_cpu ? cpu_clock.now() : Nanoseconds(0);
   start_waiting(prefetch_reads_);
   start_prefetch();
   PF_TRY(send_background());
   const Nanoseconds ended_at = clock_->now();
   background_cost_ = ended_at - now;
-  cpu_pressure_.note(background_cost_, cpu_clock.now() - cpu_before, ended_at);
+  if (looks_at_cpu) {
+    cpu_pressure_.note(background_cost_, cpu_clock.now() - cpu_before, ended_at);
+  }
   return {};
 }
 
