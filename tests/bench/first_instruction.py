@@ -46,12 +46,14 @@ def median(moves, name):
 
 
 def print_table(sizes, moves):
-    print("| guest, MiB | commit to first instruction, ms | spread | first word | downtime |", *PARTS, sep=" | ")
-    print("|---" * (5 + len(PARTS)) + "|")
+    titles = ["guest, MiB", "commit to first instruction, ms", "range", "first word", "downtime", *PARTS]
+    print("| " + " | ".join(titles) + " |")
+    print("|---" * len(titles) + "|")
     for mib in sizes:
         taken = [move["ms"] for move in moves[mib]]
         figures = [f"{median(moves[mib], name):.1f}" for name in ("word", "downtime", *PARTS)]
-        print(f"| {mib} | {statistics.median(taken):.1f} | {min(taken):.1f}-{max(taken):.1f} |", *figures, sep=" | ")
+        cells = [str(mib), f"{statistics.median(taken):.1f}", f"{min(taken):.1f} - {max(taken):.1f}", *figures]
+        print("| " + " | ".join(cells) + " |")
 
 
 def main():
