@@ -47,7 +47,7 @@ Result<void> PageIn::step() {
   PF_ASSIGN(const Progress urgent, send_urgent());
   if (urgent == Progress::stuck && options_.channels == ChannelCount::one) return {};
   const Nanoseconds now = clock_->now();
-  const Nanoseconds due = background_ran_at_ + background_rest();
+  const Nanoseconds due = background_ran_at_ + background_rest(now);
   if (now < due) {
     wake_at_ = due;
     return {};
@@ -77,9 +77,9 @@ void PageIn::set_pace(PrefetchPace pace) {
 }
 
 // From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.
-Nanoseconds PageIn::background_rest() const {
+Nanoseconds PageIn::background_rest(Nanoseconds now) const {
   Nanoseconds rest{0};
-  if (prefetcher_.sweeping() && others_want_the_cpu()) rest = 3 * background_cost_ / 2;
+  if (prefetcher_.sweeping() && others_want_the_cpu(now)) rest = 3 * background_cost_ / 2;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);
@@ -88,10 +88,9 @@ Nanoseconds PageIn::background_rest() const {
 
 // What the sweep brings is nobody's hurry. A guest that has just been resumed looks for its working set, and needs the CPUs for it; later
 // it is asked for less. And where CPU time is short, it is the guest's.
-bool PageIn::others_want_the_cpu() const {
-  const Nanoseconds now = clock_->now();
-  const bool guest_is_finding_its_pages =
-      resumed_at_ && now - *resumed_at_ < kSettlingIn && now - faulted_at_ < kFaultsAreRecent;
+bool PageIn::others_want_the_cpu(Nanoseconds now) const {
+  const bool guest_is_finding_its_pages = resumed_at_ && now - *resumed_at_ < kSettlingIn &&
+                                          now - window_.fault_at() < kFaultsAreRecent;
   return guest_is_finding_its_pages || cpu_pressure_.felt(now);
 }
 
@@ -131,7 +130,6 @@ void PageIn::request_page(PageIndex page) {
   const Nanoseconds now = clock_->now();
   if (!open_faults_.emplace(raw(page), now).second) return;  // asked for twice
   window_.note_fault(now);
-  faulted_at_ = now;
   ++counters_.faults;
   prefetcher_.note_fault(page);
   if (sent_.state(page) == PageState::absent) {

@@ -186,8 +186,8 @@ class PageIn {
   void read_for(BackingTransfer& transfer, Purpose purpose);
 
   enum class Progress : std::uint8_t { drained, stuck };
-  Nanoseconds background_rest() const;
-  bool others_want_the_cpu() const;
+  Nanoseconds background_rest(Nanoseconds now) const;
+  bool others_want_the_cpu(Nanoseconds now) const;
   bool wanted(const std::optional<BackingTransfer>& transfer) const;
   Result<Progress> send_urgent();
   Result<void> send_background();
@@ -235,7 +235,6 @@ class PageIn {
   Nanoseconds background_ran_at_{0};
   Nanoseconds background_cost_{0};         // how long its last turn took
   std::optional<Nanoseconds> resumed_at_;  // the guest, about: the pace was raised
-  Nanoseconds faulted_at_{0};              // the last time
   CpuPressure cpu_pressure_;               // on its turns
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;

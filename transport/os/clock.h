@@ -20,23 +20,22 @@ class Clock {
   virtual Nanoseconds now() const = 0;
 };
 
+// clock_gettime(2).
+inline Nanoseconds read_kernel_clock(clockid_t clock) {
+  timespec ts{};
+  clock_gettime(clock, &ts);
+  return Seconds(ts.tv_sec) + Nanoseconds(ts.tv_nsec);
+}
+
 class MonotonicClock final : public Clock {
  public:
-  Nanoseconds now() const override {
-    timespec ts{};
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return Seconds(ts.tv_sec) + Nanoseconds(ts.tv_nsec);
-  }
+  Nanoseconds now() const override { return read_kernel_clock(CLOCK_MONOTONIC); }
 };
 
 // The time for which the calling thread had a CPU.
 class ThreadCpuClock final : public Clock {
  public:
-  Nanoseconds now() const override {
-    timespec ts{};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return Seconds(ts.tv_sec) + Nanoseconds(ts.tv_nsec);
-  }
+  Nanoseconds now() const override { return read_kernel_clock(CLOCK_THREAD_CPUTIME_ID); }
 };
 
 // A bound on a wait. Deadline::never() waits for ever and is only right where no clock may decide
