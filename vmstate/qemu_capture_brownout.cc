@@ -7,6 +7,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "vmstate/qemu_capture_impl.h"
 #include "vmstate/qmp_fields.h"
@@ -18,6 +19,8 @@ using nlohmann::json;
 
 constexpr Milliseconds kProgressInterval{250};  // query-migrate and on_progress
 constexpr Seconds kNotConvergingInterval{1};
+// Shorter ones say how fast a socket's buffer is emptied.
+constexpr Milliseconds kBandwidthSample{20};
 constexpr double kBytesPerSInMbps = 125'000;  // QEMU: 10^6 bits a second
 
 }  // namespace
@@ -54,6 +57,7 @@ Result<void> QemuCaptureImpl::steer() {
     // the dirty rate.
     if (passes_seen_ >= 2 && control_->at_full_bandwidth())
       control_->steering().on_pass((bytes - bytes_at_pass_) / (passes - passes_seen_));
+    note_bandwidth_of_pass(bytes);
     passes_seen_ = passes;
     bytes_at_pass_ = bytes;
     observer_->on_pass(passes);
@@ -68,6 +72,17 @@ Result<void> QemuCaptureImpl::steer() {
   }
   if (clock_.now() - progress_at_ >= kProgressInterval) PF_TRY(report_progress());
   return {};
+}
+
+// A small guest's first pass, which is when the threshold is decided, may end before the first progress report.
+void QemuCaptureImpl::note_bandwidth_of_pass(std::uint64_t bytes) {
+  const Nanoseconds now = clock_.now();
+  const Nanoseconds since = std::exchange(pass_at_, now);
+  if (passes_seen_ == 0 || now - since < kBandwidthSample || !control_->at_full_bandwidth()) return;
+  const auto elapsed_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(now - since).count();
+  control_->steering().on_bandwidth((bytes - bytes_at_pass_) * 1'000'000 /
+                                    static_cast<std::uint64_t>(elapsed_us));
 }
 
 Result<void> QemuCaptureImpl::report_progress() {

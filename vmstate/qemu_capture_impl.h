@@ -71,6 +71,7 @@ class QemuCaptureImpl final : public QemuCapture {
   Result<void> check_foreign_stop();
 
   Result<void> steer();
+  void note_bandwidth_of_pass(std::uint64_t bytes);
   Result<void> report_progress();
   Result<void> obey(CaptureObserver::Verdict verdict);
   Result<void> wait_until_permitted();
@@ -102,6 +103,7 @@ class QemuCaptureImpl final : public QemuCapture {
   // Steering.
   std::uint64_t passes_seen_ = 0;
   std::uint64_t bytes_at_pass_ = 0;
+  Nanoseconds pass_at_{0};
   std::uint64_t bytes_at_progress_ = 0;
   Nanoseconds progress_at_{0};
   Nanoseconds asked_not_converging_at_{0};
