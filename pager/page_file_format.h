@@ -139,6 +139,13 @@ struct MapEntry {
   friend bool operator==(const MapEntry&, const MapEntry&) = default;
 };
 
+// Neighbouring map blocks, by number.
+struct MapBlockRun {
+  std::uint64_t first = 0;
+  std::uint64_t blocks = 0;
+  friend bool operator==(const MapBlockRun&, const MapBlockRun&) = default;
+};
+
 struct DeltaEntry {
   PageIndex page{};
   MapEntry entry;

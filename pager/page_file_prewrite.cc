@@ -41,6 +41,8 @@ Result<void> PageFileWriter::prepare_blackout(std::uint64_t remaining_bytes) {
   if (state_ != State::brownout) {
     return fail(Errc::invalid, "page file: prepare_blackout() out of turn");
   }
+  // Else they would be written, and read by the destination, while the guest is stopped.
+  PF_TRY(write_map_blocks(0, map_.blocks(), kMapChangesDense));
   PF_TRY(queue_->drain());
   // What was lent needed no staging memory.
   if (!std::exchange(all_populated_, true)) pool_->populate(pool_->count());

@@ -1,6 +1,6 @@
-// The writer's policy: which block a page goes to, which version it gets, and when map blocks are
-// written. Staging, joining and waiting are WriteQueue's; the end (delta, commit) is in
-// page_file_commit.cc.
+// The writer's policy: which version a page gets, and when map blocks are written. Which block it
+// goes to is in page_file_placement.cc, the end (delta, commit) in page_file_commit.cc; staging,
+// joining and waiting are WriteQueue's.
 //
 // Map blocks: QEMU sends each pass in ascending page order, so the blocks that the first pass has
 // left behind are final for a while: they are written 1 MiB at a time on the way (4 MiB per GiB of
@@ -23,6 +23,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "pager/page_copy.h"
 #include "transport/crc32c.h"
@@ -34,24 +35,14 @@ namespace {
 
 constexpr unsigned kQueueDepthMin = 8;
 constexpr std::size_t kChunksMin = 8;
-// Home slots are reserved this far at a time, and asked for when half of the last step is left.
-constexpr std::uint64_t kReserveStepBytes = std::uint64_t{64} << 20;
 // Map blocks left behind are written when this many are together (1 MiB).
 constexpr std::uint64_t kMapBatchBlocks = 256;
-// From this many changes on, a map block written in place is smaller than its entries in the delta.
-constexpr unsigned kMapChangesDense = kDeltaEntriesPerBlock;
 constexpr std::size_t kChunksPopulated = 11;
+// More places than this are no longer worth a hint.
+constexpr std::size_t kRewrittenRunsMax = 1024;
 // A limited writer may be ahead of its rate by this much time, so that it need not sleep for each
 // page.
 constexpr Nanoseconds kThrottleBurst = Milliseconds(5);
-
-std::uint64_t section_aligned(std::uint64_t bytes) {
-  return (bytes + kSectionAlignmentBytes - 1) / kSectionAlignmentBytes * kSectionAlignmentBytes;
-}
-
-void add(std::atomic<std::uint64_t>& counter, std::uint64_t amount) {
-  counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
-}
 
 Result<void> fill_random(Id128& id) {
   std::size_t filled = 0;
@@ -180,18 +171,6 @@ Result<void> PageFileWriter::write_head() {
   return reserve_slots();
 }
 
-Result<void> PageFileWriter::reserve_slots() {
-  const std::uint64_t limit = bytes_of_pages(layout_.pages());
-  const std::uint64_t used = bytes_of_pages(slots_);
-  if (slots_reserved_bytes_ >= limit || used + kReserveStepBytes / 2 < slots_reserved_bytes_) {
-    return {};
-  }
-  const std::uint64_t step = std::min(kReserveStepBytes, limit - slots_reserved_bytes_);
-  const std::uint64_t from = header_.slots_offset + slots_reserved_bytes_;
-  slots_reserved_bytes_ += step;
-  return queue_->allocate(from, step);
-}
-
 void PageFileWriter::begin_pass(std::uint32_t pass) {
   if (state_ != State::brownout || failed_) return;
   version_ = std::max(version_, pass);
@@ -238,7 +217,7 @@ Result<void> PageFileWriter::check_page(PageIndex page) const {
 Result<void> PageFileWriter::put_zero(PageIndex page) {
   PF_TRY(check_page(page));
   MapEntry entry = map_.get(page);
-  add(counters_.zero_pages, 1);
+  count(counters_.zero_pages, 1);
   const std::uint64_t slot = entry.base() == 0 ? entry.block() : 0;
   entry.location = slot | kLocationZero;
   entry.crc = 0;
@@ -247,7 +226,7 @@ Result<void> PageFileWriter::put_zero(PageIndex page) {
 }
 
 Result<void> PageFileWriter::put_page(PageIndex page, PageBytes bytes) {
-  add(counters_.put_pages, 1);
+  count(counters_.put_pages, 1);
   if (is_zero_page(bytes)) return put_zero(page);
   PF_TRY(check_page(page));
   MapEntry entry = map_.get(page);
@@ -259,89 +238,6 @@ Result<void> PageFileWriter::put_page(PageIndex page, PageBytes bytes) {
   if (state_ == State::blackout) return {};
   PF_TRY(advance_map(page));
   return throttle();
-}
-
-// The page's slot, given out now if it had none.
-Result<WriteQueue::Place> PageFileWriter::give_home(MapEntry& entry) {
-  add(counters_.home_pages, 1);
-  if (entry.base() == 0 && entry.block() != 0) {
-    entry.location = entry.block();
-    add(counters_.rewritten_pages, 1);
-    return WriteQueue::Place::rewritten;
-  }
-  PF_TRY(reserve_slots());
-  entry.location = (header_.slots_offset + bytes_of_pages(slots_)) / kFileBlockBytes;
-  ++slots_;
-  return WriteQueue::Place::fresh;
-}
-
-Result<FileBlock> PageFileWriter::place_at_home(MapEntry& entry) {
-  PF_ASSIGN(const WriteQueue::Place place, give_home(entry));
-  const auto stream =
-      place == WriteQueue::Place::fresh ? WriteStream::append : WriteStream::overwrite;
-  return queue_->stage(stream, entry.location * kFileBlockBytes, place);
-}
-
-Result<void> PageFileWriter::put_lent_pages(PageRun run, std::span<const std::byte> bytes) {
-  if (state_ != State::brownout) return PageSink::put_lent_pages(run, bytes);
-  LentRun lent;
-  for (std::uint64_t i = 0; i < run.pages; ++i) {
-    const PageBytes page(bytes.data() + bytes_of_pages(i), kPageSizeBytes);
-    PF_TRY(put_lent_page(run.first + i, page, lent));
-  }
-  return write_lent(lent);
-}
-
-Result<void> PageFileWriter::put_lent_page(PageIndex page, PageBytes bytes, LentRun& run) {
-  add(counters_.put_pages, 1);
-  if (is_zero_page(bytes)) return put_zero(page);
-  PF_TRY(check_page(page));
-  MapEntry entry = map_.get(page);
-  PF_ASSIGN(const WriteQueue::Place place, give_home(entry));
-  const std::uint64_t offset = entry.location * kFileBlockBytes;
-  const bool follows = run.place == place && run.offset + run.bytes.size() == offset &&
-                       run.bytes.data() + run.bytes.size() == bytes.data() &&
-                       run.bytes.size() < options_.chunk_bytes;
-  if (!follows) {
-    PF_TRY(write_lent(run));
-    run = {.bytes = bytes.first(0), .offset = offset, .place = place};
-  }
-  run.bytes = {run.bytes.data(), run.bytes.size() + bytes.size()};
-  entry.crc = crc32c(bytes);
-  record(page, entry);
-  PF_TRY(advance_map(page));
-  return throttle();
-}
-
-Result<void> PageFileWriter::write_lent(LentRun& run) {
-  if (run.bytes.empty()) return {};
-  const LentRun written = std::exchange(run, LentRun{});
-  return queue_->write_lent(written.bytes, written.offset, written.place);
-}
-
-Result<FileBlock> PageFileWriter::place_in_tail(MapEntry& entry) {
-  if (tail_next_ == tail_end_) {
-    // Full: go on behind the slots, one step at a time, so that the file still grows in order.
-    const std::uint64_t from = std::max(tail_next_, header_.slots_offset + bytes_of_pages(slots_));
-    tail_next_ = section_aligned(from);
-    const std::uint64_t step = std::min(kReserveStepBytes, section_aligned(layout_.bytes()));
-    tail_end_ = tail_next_ + step;
-    PF_TRY(queue_->allocate(tail_next_, step));
-  }
-  PF_ASSIGN(const FileBlock block,
-            queue_->stage(WriteStream::append, tail_next_, WriteQueue::Place::fresh));
-  entry.location = tail_next_ / kFileBlockBytes;
-  tail_next_ += kFileBlockBytes;
-  add(counters_.tail_pages, 1);
-  if (entry.location * kFileBlockBytes >= header_.slots_offset)
-    add(counters_.tail_overflow_pages, 1);
-  return block;
-}
-
-bool PageFileWriter::is_in_tail(const MapEntry& entry) const {
-  if (entry.is_zero() || entry.base() != 0) return false;
-  const std::uint64_t slots_first = header_.slots_offset / kFileBlockBytes;
-  return entry.block() < slots_first || entry.block() >= slots_first + slots_;
 }
 
 void PageFileWriter::record(PageIndex page, MapEntry entry) {
@@ -402,19 +298,35 @@ Result<void> PageFileWriter::write_map_blocks(std::uint64_t first, std::uint64_t
     const ConstFileBlock from = std::as_const(map_).block(number);
     std::memcpy(block.data(), from.data(), from.size());
     state.crc = seal_map_block(ids_.file_id, number, block);
+    if (state.written) note_rewritten_map_block(number);
     state.written = true;
     std::fill(std::begin(state.changed), std::end(state.changed), 0);
   }
   return {};
 }
 
+void PageFileWriter::note_rewritten_map_block(std::uint64_t number) {
+  const std::lock_guard lock(rewritten_mutex_);
+  std::vector<MapBlockRun>& runs = rewritten_map_blocks_;
+  if (!runs.empty() && runs.back().first + runs.back().blocks == number) {
+    ++runs.back().blocks;
+  } else if (runs.size() < kRewrittenRunsMax) {
+    runs.push_back({.first = number, .blocks = 1});
+  }
+}
+
+std::vector<MapBlockRun> PageFileWriter::take_rewritten_map_blocks() {
+  const std::lock_guard lock(rewritten_mutex_);
+  return std::exchange(rewritten_map_blocks_, {});
+}
+
 void PageFileWriter::publish() {
   const WriteQueueStats now = queue_->stats();
-  const auto count = [](Nanoseconds time) { return static_cast<std::uint64_t>(time.count()); };
+  const auto as_ns = [](Nanoseconds time) { return static_cast<std::uint64_t>(time.count()); };
   counters_.bytes_written.store(now.bytes_submitted, std::memory_order_relaxed);
   counters_.writes.store(now.writes, std::memory_order_relaxed);
-  counters_.blocked_ns.store(count(now.blocked), std::memory_order_relaxed);
-  counters_.busy_ns.store(count(now.busy), std::memory_order_relaxed);
+  counters_.blocked_ns.store(as_ns(now.blocked), std::memory_order_relaxed);
+  counters_.busy_ns.store(as_ns(now.busy), std::memory_order_relaxed);
   counters_.zero_bytes.store(now.zero_bytes, std::memory_order_relaxed);
   counters_.file_bytes.store(used_bytes(), std::memory_order_relaxed);
   counters_.base_pages.store(stored_base_pages_, std::memory_order_relaxed);

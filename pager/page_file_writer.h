@@ -25,6 +25,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -104,8 +105,8 @@ class PageFileWriter final : public PageSink {
   // Starts writing what the last pass changed in the map, and a sync, in the background. Their
   // errors come up later.
   void begin_pass(std::uint32_t pass) override;
-  // Waits for the writes of the pass and writes zeros over as much of the tail as will be needed (not with a bandwidth limit: it has
-  // its own pace).
+  // Waits for the writes of the pass, and of the map blocks in which it changed much, and writes zeros over as
+  // much of the tail as will be needed (not with a bandwidth limit: it has its own pace).
   Result<void> prepare_blackout(std::uint64_t remaining_bytes) override;
   Result<void> begin_blackout() override;
   Result<void> put_page(PageIndex page, PageBytes bytes) override;
@@ -120,11 +121,16 @@ class PageFileWriter final : public PageSink {
   // From any thread: a call that waits for the store, and every later one, returns Errc::canceled
   // at once.
   void cancel() { cancel_.cancel(); }
+  // From any thread: map blocks that were written anew since the last call, for a reader that may have read them before
+  // (PageMapPreload::forget). Their writes may still be in flight. A hint: after very many only the first are named.
+  std::vector<MapBlockRun> take_rewritten_map_blocks();
   // From any thread; counters of one moment, not exactly of the same.
   PageFileWriterStats stats() const;
 
  private:
   enum class State : std::uint8_t { fresh, brownout, blackout, committed };
+  // From this many changes on, a map block written in place is smaller than its entries in the delta.
+  static constexpr unsigned kMapChangesDense = kDeltaEntriesPerBlock;
   // What the map block on the store lacks.
   struct MapBlockState {
     std::uint64_t changed[4] = {};  // one bit for each entry
@@ -149,6 +155,9 @@ class PageFileWriter final : public PageSink {
     std::uint64_t offset = 0;
     WriteQueue::Place place{};
   };
+  static void count(std::atomic<std::uint64_t>& counter, std::uint64_t amount) {
+    counter.store(counter.load(std::memory_order_relaxed) + amount, std::memory_order_relaxed);
+  }
   Result<WriteQueue::Place> give_home(MapEntry& entry);
   Result<FileBlock> place_at_home(MapEntry& entry);
   Result<void> put_lent_page(PageIndex page, PageBytes bytes, LentRun& run);
@@ -164,6 +173,7 @@ class PageFileWriter final : public PageSink {
   Result<void> throttle();
   Result<void> advance_map(PageIndex page);
   Result<void> write_map_blocks(std::uint64_t first, std::uint64_t end, unsigned changes_min);
+  void note_rewritten_map_block(std::uint64_t number);
   Result<void> write_index(CommitRecord& record);
   std::vector<DeltaEntry> delta_entries() const;
   Result<void> reserve_index(std::uint64_t bytes);
@@ -195,6 +205,8 @@ class PageFileWriter final : public PageSink {
   PageMap map_;
   std::vector<MapBlockState> map_states_;
   std::uint64_t map_cursor_ = 0;  // first map block that this pass has not left behind
+  std::mutex rewritten_mutex_;
+  std::vector<MapBlockRun> rewritten_map_blocks_;
   std::uint64_t stored_pages_ = 0;
   std::uint64_t stored_tail_pages_ = 0;
   std::uint64_t stored_base_pages_ = 0;

@@ -71,7 +71,8 @@ Result<PageMapPreload::Progress> PageMapPreload::advance(StorageFile& file,
   const auto is_sound = [](const MapBlockFacts& facts) { return facts.sound; };
   const auto first = static_cast<std::uint64_t>(
       std::find_if_not(facts_.begin(), facts_.end(), is_sound) - facts_.begin());
-  const std::uint64_t end = std::min(first + kStepBytes / kFileBlockBytes, map_.blocks());
+  std::uint64_t end = std::min(first + kStepBytes / kFileBlockBytes, map_.blocks());
+  while (end > first && facts_[end - 1].sound) --end;
   const auto bytes = map_.bytes().subspan(first * kFileBlockBytes, (end - first) * kFileBlockBytes);
   const auto pieces = pieces_of(header_->map_offset + first * kFileBlockBytes, bytes);
   const auto read =
@@ -88,6 +89,12 @@ Result<PageMapPreload::Progress> PageMapPreload::advance(StorageFile& file,
     there = there && facts.has_value();
   }
   return there ? Progress::more : Progress::all_there_is;
+}
+
+void PageMapPreload::forget(MapBlockRun run) {
+  if (run.first >= facts_.size()) return;
+  const std::uint64_t blocks = std::min(run.blocks, facts_.size() - run.first);
+  for (std::uint64_t i = 0; i < blocks; ++i) facts_[run.first + i].sound = false;
 }
 
 std::uint64_t PageMapPreload::sound_blocks() const {

@@ -41,12 +41,15 @@ class PageMapPreload {
   PageMapPreload& operator=(PageMapPreload&&) = default;
 
   enum class Progress : std::uint8_t { more, all_there_is };
-  // One step: header and layout if they are not in hand, then at most 2 MiB of map blocks from the first one that is not
-  // sound. all_there_is: the next one is not on the store yet, or none is left. `file`: has nothing in flight; may still be
-  // written by somebody else. Errors: as of PageFileImage::load; nothing is in hand after one, and the
-  // next step begins anew.
+  // One step: header and layout if they are not in hand, then at most 2 MiB of map blocks, from the first to the last one in
+  // reach that is not sound. all_there_is: the next one is not on the store yet, or none is left. `file`: has nothing in
+  // flight; may still be written by somebody else. Errors: as of PageFileImage::load; nothing is in hand after one, and
+  // the next step begins anew.
   Result<Progress> advance(StorageFile& file, std::uint64_t map_bytes_max,
                            const WaitBounds& bounds);
+
+  // Those blocks were written anew: they are read again by the next steps. Blocks that there are not are left out.
+  void forget(MapBlockRun run);
 
   // Map blocks that are sound now.
   std::uint64_t sound_blocks() const;

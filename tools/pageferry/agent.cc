@@ -15,6 +15,7 @@
 #include "tools/pageferry/control_server.h"
 #include "tools/pageferry/destination_migration.h"
 #include "tools/pageferry/host_forward_message.h"
+#include "tools/pageferry/map_block_message.h"
 #include "tools/pageferry/option_names.h"
 #include "tools/pageferry/serving_lock.h"
 #include "transport/message_channel.h"
@@ -136,6 +137,10 @@ Result<std::optional<GuestState>> Agent::wait_for_release() {
     if (type == "cancel") return std::optional<GuestState>();
     if (type == "preload") {
       preloading = true;
+      const auto rewritten = (**message).find("rewritten");
+      if (rewritten != (**message).end()) {
+        migration_->forget(map_block_runs_from_json(*rewritten));
+      }
     } else if (type == "committed") {
       preloading = false;
       PF_TRY(migration_->load_early());

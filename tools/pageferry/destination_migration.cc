@@ -92,6 +92,10 @@ Unexpected DestinationMigration::in_file(Error error, const char* file_name) con
   return with_context(std::move(error), fmt::format("{}/{}", attempt_->name, file_name));
 }
 
+void DestinationMigration::forget(const std::vector<MapBlockRun>& rewritten) {
+  for (const MapBlockRun& run : rewritten) prepared_reading_.map.forget(run);
+}
+
 bool DestinationMigration::preload() {
   // What fails here is read again, and reported, when the image is opened.
   if (!unfinished_pages_) {

@@ -57,6 +57,8 @@ class DestinationMigration {
   // The page file is being written: reads a bit of its map, as far as it is on the store by now.
   // Optional; saves time only. True when there is more to read at once.
   bool preload();
+  // These map blocks were written anew: preload() reads them again.
+  void forget(const std::vector<MapBlockRun>& rewritten);
   // The image is committed: does what can be done before it is released. Optional.
   Result<void> load_early();
   // `state` must be what rule 4 gives for `epoch`. On Claim lost the VMM was ended. On an error

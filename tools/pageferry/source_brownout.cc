@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "tools/pageferry/map_block_message.h"
 #include "tools/pageferry/option_names.h"
 #include "tools/pageferry/source_migration.h"
 
@@ -110,7 +111,11 @@ void SourceMigration::on_pass(std::uint64_t) {
 // The first pass leaves the map behind it on the store, bit by bit; each later one what it changed.
 void SourceMigration::hint_preload() {
   if (!destination_prepared_) return;
-  [[maybe_unused]] const auto told = link_->send({{"type", "preload"}});
+  nlohmann::json hint = {{"type", "preload"}};
+  if (const auto rewritten = writer_->take_rewritten_map_blocks(); !rewritten.empty()) {
+    hint["rewritten"] = map_block_runs_to_json(rewritten);
+  }
+  [[maybe_unused]] const auto told = link_->send(hint);
 }
 
 CaptureObserver::Verdict SourceMigration::on_not_converging(const Progress& progress) {

@@ -77,6 +77,39 @@ TEST_F(PageMapPreloadTest, WhatChangedAfterThePreloadIsRestoredAsItWasCommitted)
   EXPECT_TRUE(reader->is_zero(PageIndex{5}));
 }
 
+TEST_F(PageMapPreloadTest, BlocksThatWereWrittenAnewAreNamedOnceAndReadAgain) {
+  writer_->begin_pass(2);
+  ASSERT_TRUE(writer_->prepare_blackout(0));
+  preload();
+  ASSERT_TRUE(writer_->take_rewritten_map_blocks().empty());
+  store(300, 800, 2);  // blocks 1 and 3 in part, 2 as a whole
+  ASSERT_TRUE(writer_->prepare_blackout(0));
+  const auto rewritten = writer_->take_rewritten_map_blocks();
+  EXPECT_EQ(rewritten, (std::vector<MapBlockRun>{{.first = 1, .blocks = 2}}));
+  EXPECT_TRUE(writer_->take_rewritten_map_blocks().empty());
+  for (const MapBlockRun& run : rewritten) preload_.forget(run);
+  EXPECT_EQ(preload_.sound_blocks(), kMapBlocks - 2);
+  preload();
+  EXPECT_EQ(preload_.sound_blocks(), kMapBlocks);
+  ASSERT_TRUE(writer_->finish_and_commit());
+  const auto reader = open();
+  ASSERT_NE(reader, nullptr);
+  EXPECT_TRUE(holds(*reader, 310, 2));
+  EXPECT_TRUE(holds(*reader, 790, 2));
+  EXPECT_TRUE(holds(*reader, 100, 1));
+}
+
+TEST_F(PageMapPreloadTest, BlocksThatThereAreNotAreNotForgotten) {
+  preload_.forget({.first = 0, .blocks = 1});
+  writer_->begin_pass(2);
+  ASSERT_TRUE(writer_->prepare_blackout(0));
+  preload();
+  preload_.forget({.first = kMapBlocks, .blocks = 1});
+  EXPECT_EQ(preload_.sound_blocks(), kMapBlocks);
+  preload_.forget({.first = kMapBlocks - 1, .blocks = ~std::uint64_t{0}});
+  EXPECT_EQ(preload_.sound_blocks(), kMapBlocks - 1);
+}
+
 TEST_F(PageMapPreloadTest, APreloadOfAnotherFileIsNotUsed) {
   MemoryDisk other;
   PageFileIds ids = fixed_ids();
