@@ -167,7 +167,7 @@ bool PageIn::ready_full() const {
 }
 
 void PageIn::start_prefetch() {
-  if (failure_) return;
+  if (failure_ || pace_ == PrefetchPace::held) return;
   const Nanoseconds now = clock_->now();
   const std::uint64_t window_pages = pages_of_bytes(window_.bytes(now));
   prefetcher_.set_run_pages_max(prefetch_run_pages_max(now));

@@ -123,7 +123,8 @@ class UserfaultPageIn {
   Result<End> serve(const CancelSignal& stop,
                     const std::function<void(const UserfaultPageInFigures&)>& tell);
 
-  // Prefetch brings only what the stopped source guest wrote last, until it is released. From any thread, also before serve().
+  // Only what is asked for is brought, until prefetch is released: nothing stands before a guest that is being started. From any thread,
+  // also before serve().
   void hold_prefetch();
   // The guest was resumed: full pace, after `settle_time` of gentle pace.
   void release_prefetch(Nanoseconds settle_time);
