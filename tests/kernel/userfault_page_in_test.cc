@@ -314,6 +314,10 @@ TEST(UserfaultPageIn, HeldPrefetchBringsNothingUntilItIsReleased) {
   Guest guest;
   const MonotonicClock clock;
   const UserfaultPageInOptions options = with_order(PrefetchOrder::hot);
+  // The first of what prefetch would bring.
+  std::vector<PageIndex> recent;
+  for (std::uint64_t page = 700; page < 900; ++page) recent.push_back(PageIndex{page});
+  guest.supply.set_recent(std::move(recent));
   auto loop =
       UserfaultPageIn::make(guest.child.vmm(), guest.layout, guest.supply, nullptr, options, clock);
   ASSERT_TRUE(loop) << loop.error().message;
@@ -324,7 +328,8 @@ TEST(UserfaultPageIn, HeldPrefetchBringsNothingUntilItIsReleased) {
     EXPECT_TRUE(ended);
   });
   guest.child.expect_right(GuestTask::check, run(40, 1));
-  EXPECT_LT((*loop)->figures().pages_there, 2 * kPrefetchRunPagesMax);
+  guest.child.expect_right(GuestTask::check, run(400, 1));
+  EXPECT_LE((*loop)->figures().pages_there, 2 * options.page_in.pages_around_lone_fault);
   (*loop)->release_prefetch(Nanoseconds(0));
   thread.join();
   EXPECT_EQ((*loop)->figures().pages_there, kFaultingPages);
