@@ -41,11 +41,8 @@ import methods  # noqa: E402
 import raw_disk  # noqa: E402
 from backed_memory import BackedMemory  # noqa: E402
 from event_recorder import EventRecorder  # noqa: E402
-from machine_stops import MachineStops  # noqa: E402
+from machine_stops import MachineStops, undisturbed_run  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
-
-
-_RUNS_AGAIN_MAX = 2
 
 
 def one_run(name, config, store_root, backed_mib):
@@ -77,22 +74,6 @@ def one_run(name, config, store_root, backed_mib):
             return figures
     finally:
         shutil.rmtree(store)
-
-
-def undisturbed_run(label, stopped_ms_max, disturbed, run):
-    """The figures of a run during which the machine ran on; of the last one, if there was none."""
-    for again in range(_RUNS_AGAIN_MAX + 1):
-        figures = run()
-        is_disturbed = figures["stopped-ms"] > stopped_ms_max
-        print(
-            f"{label}: "
-            + " ".join(f"{key}={value:.4g}" for key, value in figures.items())
-            + (" DISTURBED" if is_disturbed else ""),
-            flush=True,
-        )
-        if not is_disturbed or again == _RUNS_AGAIN_MAX:
-            return figures
-        disturbed.append(figures)
 
 
 def summary(runs):

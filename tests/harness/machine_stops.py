@@ -13,6 +13,7 @@ import threading
 
 _PERIOD_S = 0.004
 _LATE_S = 0.003
+_RUNS_AGAIN_MAX = 2
 
 _WATCHER = """
 import os, sys, time
@@ -70,3 +71,20 @@ class MachineStops:
             stops = list(self._stops)
         inside = (min(until, b) - max(since, a) for a, b in stops if a < until and b > since)
         return 1000 * sum(inside) / len(self._cpus)
+
+
+def undisturbed_run(label, stopped_ms_max, disturbed, run):
+    """The figures of a run during which the machine ran on (`stopped-ms` says how long it did not); of the last
+    one, if there was none. `disturbed` is given the others."""
+    for again in range(_RUNS_AGAIN_MAX + 1):
+        figures = run()
+        is_disturbed = figures["stopped-ms"] > stopped_ms_max
+        print(
+            f"{label}: "
+            + " ".join(f"{key}={value:.4g}" for key, value in figures.items())
+            + (" DISTURBED" if is_disturbed else ""),
+            flush=True,
+        )
+        if not is_disturbed or again == _RUNS_AGAIN_MAX:
+            return figures
+        disturbed.append(figures)

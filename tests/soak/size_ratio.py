@@ -27,13 +27,12 @@ import heartbeats  # noqa: E402
 import machine  # noqa: E402
 from backed_memory import BackedMemory  # noqa: E402
 from event_recorder import EventRecorder  # noqa: E402
-from machine_stops import MachineStops  # noqa: E402
+from machine_stops import MachineStops, undisturbed_run  # noqa: E402
 from pf_guest import Config, Guest  # noqa: E402
 
 LIMIT = 1.3
 STOPPED_MS_MAX = 10
 _AROUND_S = 0.3
-_RUNS_AGAIN_MAX = 2
 
 
 def one(memory_mib, arguments):
@@ -60,7 +59,7 @@ def one(memory_mib, arguments):
                     raise SystemExit(f"{memory_mib} MiB: {outcome.explain()}\n{guest.qemu_log()}")
                 resume = recorder.wait("RESUME", outcome.started, 10)[0]
                 stop = recorder.times("STOP", outcome.started)[0][0]
-                stood_still_ms = stops.ms_per_cpu(stop - _AROUND_S, resume + _AROUND_S)
+                stopped_ms = stops.ms_per_cpu(stop - _AROUND_S, resume + _AROUND_S)
             last = guest.follower.snapshot()[-1]
             guest.follower.wait_beat(lambda beat: beat.counter > last.counter + 50, 30)
             wrong = guest.verdict()
@@ -70,20 +69,10 @@ def one(memory_mib, arguments):
             return {
                 "downtime": 1000 * silence,
                 "time to run": 1000 * (resume - stop),
-                "stood still": stood_still_ms,
+                "stopped-ms": stopped_ms,
             }
     finally:
         shutil.rmtree(store)
-
-
-def undisturbed(label, memory_mib, arguments):
-    for again in range(_RUNS_AGAIN_MAX + 1):
-        figures = one(memory_mib, arguments)
-        is_disturbed = figures["stood still"] > STOPPED_MS_MAX
-        said = ", ".join(f"{k} {v:.0f} ms" for k, v in figures.items())
-        print(f"{label}: {said}" + (" DISTURBED" if is_disturbed else ""), flush=True)
-        if not is_disturbed or again == _RUNS_AGAIN_MAX:
-            return figures
 
 
 def main():
@@ -102,7 +91,9 @@ def main():
     for number in range(arguments.runs):
         for size in sizes:
             label = f"{number + 1}/{arguments.runs} {size} MiB"
-            results[size].append(undisturbed(label, size, arguments))
+            results[size].append(
+                undisturbed_run(label, STOPPED_MS_MAX, [], lambda: one(size, arguments))
+            )
     failed = False
     for figure in ("downtime", "time to run"):
         small, large = (statistics.median(run[figure] for run in results[size]) for size in sizes)
