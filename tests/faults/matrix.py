@@ -158,6 +158,7 @@ def run_case(case, arguments):
         guest = stack.enter_context(Guest(guest_config(case, arguments, directory), directory))
         guest.wait_ready()
         watcher = stack.enter_context(Watcher(guest))
+        watcher.wait_for_first_look()
         scene = Scene(guest, store, small, directory, watcher, guest.pid, arguments.placement)
         try:
             play(row, scene)

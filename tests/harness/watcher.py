@@ -37,6 +37,14 @@ class Watcher:
         self._stop.set()
         self._thread.join()
 
+    def wait_for_first_look(self, timeout_s=30):
+        """Until a QEMU of the guest has answered: what happens before was not watched."""
+        deadline = time.monotonic() + timeout_s
+        while not self._polls:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the watcher does not reach a monitor of the guest")
+            time.sleep(_PERIOD_S)
+
     def running_pids(self, timeout_s=30):
         """Pids of the QEMUs that run the guest, from a look that began after this call."""
         wanted = self._rounds + 2
