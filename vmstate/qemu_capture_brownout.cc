@@ -23,6 +23,11 @@ constexpr Seconds kNotConvergingInterval{1};
 constexpr Milliseconds kBandwidthSample{20};
 constexpr double kBytesPerSInMbps = 125'000;  // QEMU: 10^6 bits a second
 
+std::uint64_t bytes_per_s(std::uint64_t bytes, Nanoseconds elapsed) {
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(elapsed).count();
+  return bytes * 1'000'000 / static_cast<std::uint64_t>(std::max<std::int64_t>(1, us));
+}
+
 }  // namespace
 
 Result<void> QemuCaptureImpl::run_brownout() {
@@ -79,27 +84,23 @@ void QemuCaptureImpl::note_bandwidth_of_pass(std::uint64_t bytes) {
   const Nanoseconds now = clock_.now();
   const Nanoseconds since = std::exchange(pass_at_, now);
   if (passes_seen_ == 0 || now - since < kBandwidthSample || !control_->at_full_bandwidth()) return;
-  const auto elapsed_us =
-      std::chrono::duration_cast<std::chrono::microseconds>(now - since).count();
-  control_->steering().on_bandwidth((bytes - bytes_at_pass_) * 1'000'000 /
-                                    static_cast<std::uint64_t>(elapsed_us));
+  control_->steering().on_bandwidth(bytes_per_s(bytes - bytes_at_pass_, now - since));
 }
 
 Result<void> QemuCaptureImpl::report_progress() {
   PF_ASSIGN(const json migration, execute("query-migrate"));
   const Nanoseconds now = clock_.now();
   const std::uint64_t bytes = reader_->counters().bytes;
-  const auto elapsed_us = static_cast<std::uint64_t>(std::max<std::int64_t>(
-      1, std::chrono::duration_cast<std::chrono::microseconds>(now - progress_at_).count()));
   const json ram = object_field(migration, "ram");
-  progress_ = {.status = text_field(migration, "status"),
-               .ram_total_bytes = number_field(ram, "total"),
-               .ram_remaining_bytes = number_field(ram, "remaining"),
-               .ram_transferred_bytes = number_field(ram, "transferred"),
-               .duplicate_pages = number_field(ram, "duplicate"),
-               .dirty_pages_per_s = number_field(ram, "dirty-pages-rate"),
-               .dirty_sync_count = number_field(ram, "dirty-sync-count"),
-               .bandwidth_bytes_per_s = (bytes - bytes_at_progress_) * 1'000'000 / elapsed_us};
+  progress_ = {
+      .status = text_field(migration, "status"),
+      .ram_total_bytes = number_field(ram, "total"),
+      .ram_remaining_bytes = number_field(ram, "remaining"),
+      .ram_transferred_bytes = number_field(ram, "transferred"),
+      .duplicate_pages = number_field(ram, "duplicate"),
+      .dirty_pages_per_s = number_field(ram, "dirty-pages-rate"),
+      .dirty_sync_count = number_field(ram, "dirty-sync-count"),
+      .bandwidth_bytes_per_s = bytes_per_s(bytes - bytes_at_progress_, now - progress_at_)};
   qemu_bandwidth_ =
       ram.contains("mbps") && ram["mbps"].is_number()
           ? static_cast<std::uint64_t>(std::max(0.0, ram["mbps"].get<double>()) * kBytesPerSInMbps)
