@@ -25,7 +25,7 @@ namespace pageferry {
 struct MemoryFileReaderOptions {
   std::size_t read_bytes_max = std::size_t{256} << 10;  // of one read; a multiple of the page size
   unsigned demand_slots = 32;
-  unsigned prefetch_slots = 16;  // staging memory: slots * read_bytes_max
+  unsigned prefetch_slots = 24;  // staging memory: slots * read_bytes_max
   unsigned attempts = 4;         // reads of one run before it is given up
   Milliseconds retry_delay{2};   // before the second attempt; four times as long each time
 };

@@ -35,7 +35,7 @@ struct PageFileReaderOptions {
   std::size_t read_bytes_max = std::size_t{256}
                                << 10;  // longest run of one read; a multiple of the page size
   unsigned demand_slots = 32;
-  unsigned prefetch_slots = 16;  // staging memory: slots * read_bytes_max
+  unsigned prefetch_slots = 24;  // staging memory: slots * read_bytes_max
   unsigned attempts = 4;         // reads of one run before it is given up
   Milliseconds retry_delay{2};   // before the second attempt; four times as long each time
   std::uint64_t map_bytes_max = std::uint64_t{16} << 30;  // a guest of 4 TiB

@@ -76,7 +76,7 @@ struct PageInOptions {
   // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
   std::uint64_t pages_around_lone_fault = 16;
   std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
-  // While nobody faults, where it is more: a first fault then waits longer, once. Reads are longer then, too.
+  // While nobody faults and reads are quick, where it is more: a first fault then waits longer, once. Reads are longer then, too.
   std::uint64_t prefetch_bytes_in_flight_quiet_max = 0;
   // A fault is slow, and prefetch to give way, from this beyond three times the best ones.
   Nanoseconds fault_latency_slack = std::chrono::microseconds(300);
@@ -152,6 +152,7 @@ class PageIn {
     PageRun run;
     Purpose purpose = Purpose::prefetch;
     std::vector<PageIndex> wanted{};  // pages of it that were asked for
+    Nanoseconds started_at{0};
   };
 
   void request_page(PageIndex page);
@@ -177,7 +178,7 @@ class PageIn {
   void set_aside(PageIndex page, Error error);
   void drop_spoiled(PageChannel channel);
   BackingTransfer* transfer_holding(PageIndex page);
-  bool ready_full() const;
+  bool ready_full(std::uint64_t window_bytes) const;
   void start_prefetch();
   void take_choice(const PrefetchChoice& choice);
   std::uint64_t prefetch_run_pages_max(Nanoseconds now) const;

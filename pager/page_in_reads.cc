@@ -10,8 +10,11 @@
 namespace pageferry {
 namespace {
 
-// Prefetched, waiting for the channel.
+// Prefetched, waiting for the channel: at least so much may be, and two windows where that is more. With less than a window, reads that
+// are done together would stop the next ones until they have left, and the store would rest meanwhile. Not before the guest runs, nor just
+// after: the more there is to place, the later it finds its first pages.
 constexpr std::uint64_t kReadyBytesMax = std::uint64_t{512} << 10;
+constexpr std::uint64_t kReadyWindows = 2;
 constexpr std::uint64_t kRunPagesInFaults = 16;
 constexpr unsigned kTransferReadsMax = 4;  // of one backing page, under way
 
@@ -45,6 +48,7 @@ bool PageIn::try_start(Read& read) {
     return true;
   }
   if (read.purpose == Purpose::prefetch) prefetch_pages_reading_ += read.run.pages;
+  read.started_at = clock_->now();
   reads_.emplace(*ticket, std::move(read));
   return true;
 }
@@ -55,7 +59,11 @@ void PageIn::collect() {
     PF_CHECK(entry != reads_.end());
     Read read = std::move(entry->second);
     reads_.erase(entry);
-    if (read.purpose == Purpose::prefetch) prefetch_pages_reading_ -= read.run.pages;
+    if (read.purpose == Purpose::prefetch) {
+      prefetch_pages_reading_ -= read.run.pages;
+      const Nanoseconds now = clock_->now();
+      window_.note_read(now, now - read.started_at);
+    }
     if (!done.bytes) {
       supply_->release(done.ticket);
       take_failed(std::move(read), done.bytes.error());
@@ -162,17 +170,18 @@ void PageIn::read_for(BackingTransfer& transfer, Purpose purpose) {
   start_waiting(waiting);
 }
 
-bool PageIn::ready_full() const {
-  return background_pages_ >= pages_of_bytes(kReadyBytesMax);
+bool PageIn::ready_full(std::uint64_t window_bytes) const {
+  const std::uint64_t windows = pace_ == PrefetchPace::full ? kReadyWindows : 0;
+  return background_pages_ >= pages_of_bytes(std::max(kReadyBytesMax, windows * window_bytes));
 }
 
 void PageIn::start_prefetch() {
   if (failure_ || pace_ == PrefetchPace::held) return;
   const Nanoseconds now = clock_->now();
-  const std::uint64_t window_pages = pages_of_bytes(window_.bytes(now));
+  const std::uint64_t window_bytes = window_.bytes(now);
   prefetcher_.set_run_pages_max(prefetch_run_pages_max(now));
-  while (prefetch_reads_.empty() && !backing_prefetch_ && !ready_full() &&
-         prefetch_pages_reading_ < window_pages) {
+  while (prefetch_reads_.empty() && !backing_prefetch_ && !ready_full(window_bytes) &&
+         prefetch_pages_reading_ < pages_of_bytes(window_bytes)) {
     wake_at_ = window_.blocked_until(now);
     if (wake_at_) return;
     const PrefetchChoice choice = prefetcher_.next();

@@ -6,6 +6,10 @@
 // Why bytes and why so few: 1 MiB reads queued eight deep push a demand fault's p99 from 0.3 ms to
 // 200-500 ms; three reads of 256 KiB keep it at 1.5 times and still reach 88 % of full speed.
 //
+// In the quiet, what is in flight is what the first fault after it waits behind. A fast store needs 2 MiB to be busy and has them done in
+// a millisecond; on a slow one as much would take ten times as long and make nothing faster. So beyond the usual 768 KiB the window grows
+// only while the reads themselves are quick.
+//
 // Thread rule: one thread.
 #pragma once
 
@@ -17,10 +21,12 @@
 namespace pageferry {
 
 inline constexpr std::uint64_t kPrefetchWindowBytesMin = std::uint64_t{128} << 10;
+inline constexpr std::uint64_t kPrefetchWindowBytesUsual = std::uint64_t{768} << 10;
 
 class PrefetchWindow {
  public:
   // bytes_max: at least kPrefetchWindowBytesMin is used. bandwidth 0: no limit. quiet_bytes_max: while nobody faults, where it is more.
+  // Beyond kPrefetchWindowBytesUsual: and while reads are quick.
   // latency_slack: a fault that took less than this and three of the best ones is not slow.
   PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_bytes_per_s,
                  std::uint64_t quiet_bytes_max = 0,
@@ -32,6 +38,8 @@ class PrefetchWindow {
   std::optional<Nanoseconds> blocked_until(Nanoseconds now) const;
 
   void note_started(Nanoseconds now, std::uint64_t bytes);
+  // A read of prefetch was done at `now`, `took` after it was started.
+  void note_read(Nanoseconds now, Nanoseconds took);
   // Nobody has faulted for a while.
   bool is_quiet(Nanoseconds now) const;
   // When somebody last began or ceased to wait for a page; zero: never.
@@ -41,6 +49,8 @@ class PrefetchWindow {
   void note_fault_served(Nanoseconds now, Nanoseconds latency);
 
  private:
+  std::uint64_t bytes_max_now(Nanoseconds now) const;
+
   std::uint64_t bytes_max_;
   std::uint64_t quiet_bytes_max_;
   std::uint64_t bandwidth_;
@@ -49,6 +59,7 @@ class PrefetchWindow {
   Nanoseconds best_latency_{0};  // forgets slowly; 0 = no fault yet
   Nanoseconds changed_at_{0};
   Nanoseconds fault_at_{0};  // the last one
+  std::optional<Nanoseconds> slow_read_at_;  // the last one
   Nanoseconds next_start_{0};
 };
 

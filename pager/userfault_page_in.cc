@@ -25,6 +25,8 @@ namespace {
 constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
 constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{192} << 10;
+// What keeps a disk of 3.5 GB/s busy.
+constexpr std::uint64_t kBytesInFlightInQuiet = std::uint64_t{2} << 20;
 constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
 // To sleep and be woken costs some 20 us each time where the CPU is a virtual one, and a vCPU waits for it. So nobody sleeps while a
 // fault is
@@ -57,7 +59,7 @@ PageInOptions with_our_duties(PageInOptions options) {
   options.channels = ChannelCount::two;
   // What is read beside a lone fault delays the next one: here a fault costs little more than its read, so that is not worth it.
   options.pages_around_lone_fault = 4;
-  options.prefetch_bytes_in_flight_quiet_max = options.prefetch_bytes_in_flight_max;
+  options.prefetch_bytes_in_flight_quiet_max = kBytesInFlightInQuiet;
   options.prefetch_bytes_in_flight_max =
       std::min(options.prefetch_bytes_in_flight_max, kBytesInFlightInFaults);
   options.fault_latency_slack = kLatencySlack;

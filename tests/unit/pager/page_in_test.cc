@@ -240,6 +240,42 @@ TEST(PageIn, PrefetchStopsReadingWhileTheChannelIsFull) {
   EXPECT_LE(bytes_of_pages(pages), 2U * 1024 * 1024);
 }
 
+std::uint64_t bytes_started(const Restore& restore) {
+  std::uint64_t pages = 0;
+  for (const auto& read : restore.supply.started()) pages += read.run.pages;
+  return bytes_of_pages(pages);
+}
+
+// Else the store would rest until they have left.
+TEST(PageIn, ReadsThatAreDoneTogetherDoNotStopTheNextOnes) {
+  Restore restore(small_block(4096), Answers::when_told);
+  restore.fill();
+  restore.outlet.set_room(PageChannel::background, 0);
+  restore.begin(
+      {.order = PrefetchOrder::linear, .prefetch_bytes_in_flight_max = std::uint64_t{768} << 10});
+  restore.steps();
+  const std::uint64_t one_window = bytes_started(restore);
+  restore.supply.finish_all();
+  restore.steps();
+  EXPECT_EQ(bytes_started(restore), 2 * one_window);
+}
+
+TEST(PageIn, LittleIsReadAheadOfTheChannelBeforeTheGuestHasSettled) {
+  Restore restore(small_block(4096), Answers::when_told);
+  restore.fill();
+  restore.outlet.set_room(PageChannel::background, 0);
+  restore.begin(
+      {.order = PrefetchOrder::linear, .prefetch_bytes_in_flight_max = std::uint64_t{768} << 10});
+  restore.page_in->set_pace(PrefetchPace::gentle);
+  restore.steps();
+  const std::uint64_t one_window = bytes_started(restore);
+  ASSERT_GT(one_window, 0U);
+  restore.supply.finish_all();
+  restore.clock.advance(Milliseconds(10));
+  restore.steps();
+  EXPECT_EQ(bytes_started(restore), one_window);
+}
+
 TEST(PageIn, ABusySupplyLosesNoPage) {
   Restore restore(small_block(300), Answers::when_told);
   restore.fill();

@@ -76,6 +76,31 @@ TEST(PrefetchWindow, GrowsBeyondItsBoundWhileNobodyFaultsAndFallsBackAtAFault) {
   EXPECT_EQ(window.bytes(now), kMax);
 }
 
+// What is in flight is what the first fault waits behind.
+TEST(PrefetchWindow, DoesNotGrowBeyondTheUsualWhileReadsAreSlow) {
+  PrefetchWindow window(kPrefetchWindowBytesMin, 0, 4 * kPrefetchWindowBytesUsual);
+  Nanoseconds now = Seconds(1);
+  for (int ms = 0; ms < 50; ++ms) {
+    window.note_read(now += Milliseconds(1), Milliseconds(5));
+    window.bytes(now);
+  }
+  EXPECT_EQ(window.bytes(now), kPrefetchWindowBytesUsual);
+}
+
+TEST(PrefetchWindow, ShrinksToTheUsualWhenReadsBecomeSlowAndGrowsBackWhenTheyAreQuick) {
+  PrefetchWindow window(kPrefetchWindowBytesMin, 0, 4 * kPrefetchWindowBytesUsual);
+  Nanoseconds now = Seconds(1);
+  for (int ms = 0; ms < 50; ++ms) window.bytes(now += Milliseconds(1));
+  ASSERT_EQ(window.bytes(now), 4 * kPrefetchWindowBytesUsual);
+  for (int read = 0; read < 50; ++read) window.note_read(now += Milliseconds(1), Milliseconds(5));
+  EXPECT_EQ(window.bytes(now), kPrefetchWindowBytesUsual);
+  for (int ms = 0; ms < 100; ++ms) {
+    window.note_read(now += Milliseconds(1), microseconds(600));
+    window.bytes(now);
+  }
+  EXPECT_EQ(window.bytes(now), 4 * kPrefetchWindowBytesUsual);
+}
+
 TEST(PrefetchWindow, WhatIsSlowIsTheCallersToSay) {
   PrefetchWindow window(kMax, 0, 0, microseconds(50));
   window.note_fault_served(Seconds(1), microseconds(100));
