@@ -17,8 +17,6 @@ constexpr std::uint64_t kDemandPages =
     4;  // 16 KiB are read as fast as one page; 64 KiB take twice as long
 constexpr unsigned kNeighbourReadsMax = 3;  // other places of the file that one fault may read
 constexpr std::size_t kRegionsKept = 16;
-constexpr Nanoseconds kSettlingIn = Milliseconds(800);
-constexpr Nanoseconds kFaultsAreRecent = Milliseconds(100);
 constexpr Nanoseconds kGentleInterval =
     std::chrono::microseconds(400);  // one step's share each: 320 MiB/s
 
@@ -71,7 +69,6 @@ Result<void> PageIn::step() {
 void PageIn::set_pace(PrefetchPace pace) {
   if (pace == pace_) return;
   pace_ = pace;
-  if (pace == PrefetchPace::full) resumed_at_ = clock_->now();
   prefetcher_.set_scope(pace == PrefetchPace::recent_only ? Prefetcher::Scope::recent_only
                                                           : Prefetcher::Scope::everything);
 }
@@ -79,19 +76,12 @@ void PageIn::set_pace(PrefetchPace pace) {
 // From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.
 Nanoseconds PageIn::background_rest(Nanoseconds now) const {
   Nanoseconds rest{0};
-  if (prefetcher_.sweeping() && others_want_the_cpu(now)) rest = 3 * background_cost_ / 2;
+  // What the sweep brings is nobody's hurry: where CPU time is short, it is the guest's.
+  if (prefetcher_.sweeping() && cpu_pressure_.felt(now)) rest = 3 * background_cost_ / 2;
   if (pace_ == PrefetchPace::gentle) rest = kGentleInterval;
   // Not for ever: where faults never cease, prefetch still gets its share.
   if (!open_faults_.empty()) rest = std::max(rest, options_.prefetch_held_max);
   return rest;
-}
-
-// What the sweep brings is nobody's hurry. A guest that has just been resumed looks for its working set, and needs the CPUs for it; later
-// it is asked for less. And where CPU time is short, it is the guest's.
-bool PageIn::others_want_the_cpu(Nanoseconds now) const {
-  const bool guest_is_finding_its_pages = resumed_at_ && now - *resumed_at_ < kSettlingIn &&
-                                          now - window_.fault_at() < kFaultsAreRecent;
-  return guest_is_finding_its_pages || cpu_pressure_.felt(now);
 }
 
 std::optional<PageRun> PageIn::backing_of(PageIndex page) const {

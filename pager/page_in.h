@@ -189,7 +189,6 @@ class PageIn {
 
   enum class Progress : std::uint8_t { drained, stuck };
   Nanoseconds background_rest(Nanoseconds now) const;
-  bool others_want_the_cpu(Nanoseconds now) const;
   bool wanted(const std::optional<BackingTransfer>& transfer) const;
   Result<Progress> send_urgent();
   Result<void> send_background();
@@ -236,7 +235,6 @@ class PageIn {
   PrefetchPace pace_ = PrefetchPace::full;
   Nanoseconds background_ran_at_{0};
   Nanoseconds background_cost_{0};         // how long its last turn took
-  std::optional<Nanoseconds> resumed_at_;  // the guest, about: the pace was raised
   CpuPressure cpu_pressure_;               // on its turns
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;

@@ -42,8 +42,6 @@ class PrefetchWindow {
   void note_read(Nanoseconds now, Nanoseconds took);
   // Nobody has faulted for a while.
   bool is_quiet(Nanoseconds now) const;
-  // When somebody last began or ceased to wait for a page; zero: never.
-  Nanoseconds fault_at() const { return fault_at_; }
   // Somebody waits for a page from now on.
   void note_fault(Nanoseconds now);
   void note_fault_served(Nanoseconds now, Nanoseconds latency);
