@@ -15,7 +15,7 @@ namespace {
 // after: the more there is to place, the later it finds its first pages.
 constexpr std::uint64_t kReadyBytesMax = std::uint64_t{512} << 10;
 constexpr std::uint64_t kReadyWindows = 2;
-constexpr std::uint64_t kRunPagesInFaults = 16;
+constexpr std::uint64_t kRunPagesInFaults = 32;
 constexpr unsigned kTransferReadsMax = 4;  // of one backing page, under way
 
 }  // namespace

@@ -24,7 +24,7 @@ namespace {
 // The thread of the VMM that removes pages has to run before anything can be placed again.
 constexpr Nanoseconds kHeldInterval = std::chrono::microseconds(20);
 constexpr Nanoseconds kWaitMax = Seconds(1);
-constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{192} << 10;
+constexpr std::uint64_t kBytesInFlightInFaults = std::uint64_t{256} << 10;
 // What keeps a disk of 3.5 GB/s busy.
 constexpr std::uint64_t kBytesInFlightInQuiet = std::uint64_t{2} << 20;
 constexpr Nanoseconds kLatencySlack = std::chrono::microseconds(100);
