@@ -234,8 +234,8 @@ class PageIn {
       fault_regions_;  // of the latest faults, for fault-around; at most kRegionsKept
   PrefetchPace pace_ = PrefetchPace::full;
   Nanoseconds background_ran_at_{0};
-  Nanoseconds background_cost_{0};         // how long its last turn took
-  CpuPressure cpu_pressure_;               // on its turns
+  Nanoseconds background_cost_{0};  // how long its last turn took
+  CpuPressure cpu_pressure_;        // on its turns
   bool wants_step_ = false;
   std::optional<Nanoseconds> wake_at_;
   std::optional<Error> failure_;

@@ -56,7 +56,7 @@ class PrefetchWindow {
   std::uint64_t bytes_;
   Nanoseconds best_latency_{0};  // forgets slowly; 0 = no fault yet
   Nanoseconds changed_at_{0};
-  Nanoseconds fault_at_{0};  // the last one
+  Nanoseconds fault_at_{0};                  // the last one
   std::optional<Nanoseconds> slow_read_at_;  // the last one
   Nanoseconds next_start_{0};
 };
