@@ -30,11 +30,14 @@ PrefetchWindow::PrefetchWindow(std::uint64_t bytes_max, std::uint64_t bandwidth_
       latency_slack_(latency_slack),
       bytes_(bytes_max_) {}
 
+std::uint64_t PrefetchWindow::bytes_max_of_slow_reads() const {
+  return std::max(bytes_max_, kPrefetchWindowBytesUsual);
+}
+
 std::uint64_t PrefetchWindow::bytes_max_now(Nanoseconds now) const {
   if (!is_quiet(now)) return bytes_max_;
   const bool slow = slow_read_at_ && now - *slow_read_at_ < kSlowReadIsRecent;
-  return slow ? std::min(quiet_bytes_max_, std::max(bytes_max_, kPrefetchWindowBytesUsual))
-              : quiet_bytes_max_;
+  return slow ? std::min(quiet_bytes_max_, bytes_max_of_slow_reads()) : quiet_bytes_max_;
 }
 
 std::uint64_t PrefetchWindow::bytes(Nanoseconds now) {
@@ -65,7 +68,7 @@ void PrefetchWindow::note_started(Nanoseconds now, std::uint64_t bytes) {
 void PrefetchWindow::note_read(Nanoseconds now, Nanoseconds took) {
   if (took < kSlowRead) return;
   slow_read_at_ = now;
-  const std::uint64_t least = std::max(bytes_max_, kPrefetchWindowBytesUsual);
+  const std::uint64_t least = bytes_max_of_slow_reads();
   if (bytes_ <= least || now - changed_at_ < kStep) return;
   bytes_ = std::max(bytes_ - kQuietShrinkBytes, least);
   changed_at_ = now;

@@ -47,6 +47,7 @@ class PrefetchWindow {
   void note_fault_served(Nanoseconds now, Nanoseconds latency);
 
  private:
+  std::uint64_t bytes_max_of_slow_reads() const;
   std::uint64_t bytes_max_now(Nanoseconds now) const;
 
   std::uint64_t bytes_max_;

@@ -219,14 +219,18 @@ TEST(PageIn, DemandReadsAreOfTheirOwnClass) {
   EXPECT_EQ(restore.supply.started().back().read_class, ReadClass::prefetch);
 }
 
+std::uint64_t bytes_started(const Restore& restore) {
+  std::uint64_t pages = 0;
+  for (const auto& read : restore.supply.started()) pages += read.run.pages;
+  return bytes_of_pages(pages);
+}
+
 TEST(PageIn, PrefetchKeepsNoMoreInFlightThanItsWindow) {
   Restore restore(small_block(4096), Answers::when_told);
   restore.fill().begin(
       {.order = PrefetchOrder::linear, .prefetch_bytes_in_flight_max = std::uint64_t{512} << 10});
   restore.steps();
-  std::uint64_t pages = 0;
-  for (const auto& read : restore.supply.started()) pages += read.run.pages;
-  EXPECT_EQ(bytes_of_pages(pages), 512U * 1024);
+  EXPECT_EQ(bytes_started(restore), 512U * 1024);
 }
 
 TEST(PageIn, PrefetchStopsReadingWhileTheChannelIsFull) {
@@ -235,15 +239,7 @@ TEST(PageIn, PrefetchStopsReadingWhileTheChannelIsFull) {
   restore.outlet.set_room(PageChannel::background, 0);
   restore.begin(PrefetchOrder::linear);
   restore.steps(100);
-  std::uint64_t pages = 0;
-  for (const auto& read : restore.supply.started()) pages += read.run.pages;
-  EXPECT_LE(bytes_of_pages(pages), 2U * 1024 * 1024);
-}
-
-std::uint64_t bytes_started(const Restore& restore) {
-  std::uint64_t pages = 0;
-  for (const auto& read : restore.supply.started()) pages += read.run.pages;
-  return bytes_of_pages(pages);
+  EXPECT_LE(bytes_started(restore), 2U * 1024 * 1024);
 }
 
 // Else the store would rest until they have left.
