@@ -110,6 +110,11 @@ PageFileWriter::PageFileWriter(std::unique_ptr<StorageFile> file,
 }
 
 PageFileWriter::~PageFileWriter() {
+  close();
+}
+
+void PageFileWriter::close() {
+  if (!file_) return;
   populating_.join();
   const MonotonicClock real_clock;
   const WaitBounds bounds{nullptr, Deadline::after(real_clock, options_.close_wait)};
@@ -119,6 +124,10 @@ PageFileWriter::~PageFileWriter() {
   }
   // Still being read by the store: never to be unmapped and used for something else.
   if (file_->in_flight() > 0) pool_->abandon();
+  queue_.reset();
+  file_.reset();
+  zeros_ = IoBuffer();
+  pool_.reset();
 }
 
 Result<void> PageFileWriter::begin(const MemoryLayout& layout) {

@@ -118,6 +118,10 @@ class PageFileWriter final : public PageSink {
   // After an error the file is scrap and every further call returns that error.
   Result<CommitInfo> finish_and_commit();
 
+  // After finish_and_commit(): closes the file and gives back the memory for its pages. Of the other calls only stats() is allowed
+  // then. Waits for what is still in flight, options.close_wait at most. May be repeated.
+  void close();
+
   // From any thread: a call that waits for the store, and every later one, returns Errc::canceled
   // at once.
   void cancel() { cancel_.cancel(); }

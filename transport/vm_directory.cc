@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include <charconv>
 #include <utility>
 
+#include "transport/os/clock.h"
 #include "transport/record_files.h"
 
 namespace pageferry {
@@ -25,6 +27,7 @@ constexpr mode_t kDirectoryMode = 0700;
 constexpr mode_t kOthersMask = 0077;
 constexpr std::string_view kAttemptPrefix = "attempt.";
 constexpr long kNfsMagic = 0x6969;
+constexpr int kOpenFileIntervalMs = 10;
 constexpr int kDirectoryFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 bool is_alphanumeric(char c) {
@@ -84,6 +87,12 @@ Result<std::vector<std::string>> names_in(int directory, const std::string& subj
   return names;
 }
 
+// The name that an NFS client (and FUSE) gives to a file that is removed while a process of this host has it open. It goes by itself
+// when that closes it; until then the directory is not empty.
+bool is_kept_while_open(std::string_view name) {
+  return name.starts_with(".nfs") || name.starts_with(".fuse_hidden");
+}
+
 // Nothing is removed unless all of it is ours to remove.
 Result<void> remove_files_in(int directory, const std::string& subject) {
   PF_ASSIGN(const std::vector<std::string> names, names_in(directory, subject));
@@ -99,11 +108,32 @@ Result<void> remove_files_in(int directory, const std::string& subject) {
     }
   }
   for (const std::string& name : names) {
-    if (::unlinkat(directory, name.c_str(), 0) != 0 && errno != ENOENT) {
-      return syscall_error("unlink", fmt::format("{}/{}", subject, name));
-    }
+    if (::unlinkat(directory, name.c_str(), 0) == 0 || errno == ENOENT) continue;
+    if (errno == EBUSY && is_kept_while_open(name)) continue;
+    return syscall_error("unlink", fmt::format("{}/{}", subject, name));
   }
   return {};
+}
+
+// False: it is not empty.
+Result<bool> remove_directory(int parent, const std::string& name, const std::string& subject) {
+  if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return true;
+  if (errno == ENOTEMPTY || errno == EEXIST) return false;
+  return syscall_error("rmdir", subject);
+}
+
+// Why a directory is not empty although all in it was removed.
+Error what_is_left_in(int directory, const std::string& subject) {
+  const auto names = names_in(directory, subject);
+  if (!names) return names.error();
+  const auto open_file = std::find_if(names->begin(), names->end(), is_kept_while_open);
+  if (open_file == names->end()) {
+    return Error{Errc::io, ENOTEMPTY, fmt::format("rmdir {}: somebody puts files there", subject)};
+  }
+  return Error{Errc::busy, 0,
+               fmt::format("{}/{}: a process of this host still has the removed file open; it goes "
+                           "when that closes it, the directory with the next move",
+                           subject, *open_file)};
 }
 
 }  // namespace
@@ -211,11 +241,15 @@ Result<void> VmDirectory::remove_attempt(std::string_view name) const {
     return Unexpected(std::move(attempt).error());
   }
   const std::string subject = path_ + "/" + attempt->name;
-  PF_TRY(remove_files_in(attempt->directory.get(), subject));
-  if (::unlinkat(fd(), attempt->name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
-    return syscall_error("rmdir", subject);
+  const MonotonicClock clock;
+  const Deadline patience = Deadline::after(clock, kOpenFileBound);
+  while (true) {
+    PF_TRY(remove_files_in(attempt->directory.get(), subject));
+    PF_ASSIGN(const bool removed, remove_directory(fd(), attempt->name, subject));
+    if (removed) return sync_descriptor(fd(), path_);
+    if (patience.passed()) return Unexpected(what_is_left_in(attempt->directory.get(), subject));
+    ::poll(nullptr, 0, kOpenFileIntervalMs);
   }
-  return sync_descriptor(fd(), path_);
 }
 
 }  // namespace pageferry

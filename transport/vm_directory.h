@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "transport/os/clock.h"
 #include "transport/os/error.h"
 #include "transport/os/fd.h"
 #include "transport/ownership_log.h"
@@ -35,6 +36,8 @@ struct Attempt {
   UniqueFd directory;  // O_RDONLY | O_DIRECTORY
 };
 
+inline constexpr Seconds kOpenFileBound{3};  // of remove_attempt
+
 class VmDirectory {
  public:
   enum class IfMissing { create, refuse };
@@ -56,7 +59,8 @@ class VmDirectory {
   Result<std::vector<std::string>> list_attempts() const;
   // Removes the attempt's files and the directory. Refuses (invalid) other names, symlinks, and a
   // directory that holds a sub-directory. An attempt that is not there is success: gc may be
-  // repeated.
+  // repeated. An NFS client keeps a removed file under another name (.nfs...) while a process of
+  // this host has it open: that is waited for, kOpenFileBound at most, then busy, naming it.
   Result<void> remove_attempt(std::string_view name) const;
 
   const std::string& path() const { return path_; }

@@ -5,7 +5,9 @@ import signal
 import subprocess
 from pathlib import Path
 
+import leftovers
 from command_rig import expect_code, expect_moved, expect_stayed, poll
+from file_keeping_store import file_keeping_store
 from statements import expect
 
 # A process whose store hangs ends in about: 1 s writer, 3 s page file, 5 s removal.
@@ -114,6 +116,29 @@ def expect_stopped_by_signal(running, said):
     expect_code(running.wait(ENDS_WITHIN_S), 4)
 
 
+def keeps_open_files(rig):
+    """On a store that keeps what is removed while it is open, nothing is left: of a move, of one that
+    is taken back, of one that a dead tool's partner finishes."""
+    guest = rig.guest()
+    with file_keeping_store(rig):
+        for options, code in (
+            ((), 0),
+            (("--inject-store", "read:flip"), 1),
+            (("--fail-at", "destination.restoring=kill"), 0),
+        ):
+            print(f"     {options}:")
+            pid = guest.pid
+            outcome = rig.migrate(guest, *options)
+            expect_code(outcome, code)
+            if code == 0:
+                expect_moved(rig, guest, pid)
+            else:
+                expect_stayed(rig, guest, pid)
+            stays = [value for _, value in outcome.objects if "image stays" in value.get("text", "")]
+            left = leftovers.attempts(rig.store)
+            expect(not stays and not left, f"no image is left on the store {stays} {left}")
+
+
 def _library(rig):
     library = rig.directory / "hanging_store.so"
     source = Path(__file__).with_name("hanging_store.c")
@@ -128,4 +153,5 @@ CASES = {
     "verify": verify,
     "store-hangs": hang,
     "store-hangs-in-call": hang_in_call,
+    "store-keeps-open-files": keeps_open_files,
 }

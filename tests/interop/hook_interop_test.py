@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The commands of pageferry on a VMM with a hook: the demo VMM, whose guest judges its own memory.
 
-    tests/interop/hook_interop_test.py CASE...
+    tests/interop/hook_interop_test.py [--keeping-store] CASE...
 
 Each case's first words say what holds. Ends with exit code 1 and the statement that does not hold.
 """
@@ -12,11 +12,13 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
 import leftovers  # noqa: E402
 import processes  # noqa: E402
+from file_keeping_store import file_keeping_store  # noqa: E402
 from hook_rig import HookRig  # noqa: E402
 from statements import expect  # noqa: E402
 
@@ -570,11 +572,18 @@ CASES = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="+", choices=sorted(CASES), metavar="CASE")
-    for name in parser.parse_args().case:
+    parser.add_argument(
+        "--keeping-store",
+        action="store_true",
+        help="the store keeps files that are removed while open, as NFS does",
+    )
+    arguments = parser.parse_args()
+    for name in arguments.case:
         started = time.monotonic()
         print(f"--- {name}: {' '.join(CASES[name].__doc__.split())}", flush=True)
         with HookRig() as rig:
-            CASES[name](rig)
+            with file_keeping_store(rig) if arguments.keeping_store else nullcontext():
+                CASES[name](rig)
         print(f"--- {name}: {time.monotonic() - started:.1f} s", flush=True)
 
 

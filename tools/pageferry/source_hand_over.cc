@@ -64,6 +64,7 @@ ExitCode SourceMigration::wait_for_running() {
     if (!snapshot) return destination_failed(snapshot.error());
     if (snapshot->highest() != next(epoch_) || !snapshot->top().ran()) continue;
     add_destination_figures(**message);
+    close_page_file();
     return wait_for_resident();
   }
 }
@@ -82,6 +83,13 @@ void SourceMigration::add_destination_figures(const nlohmann::json& running) {
         std::chrono::duration_cast<std::chrono::microseconds>(resumed - committed_at_).count();
   }
   result_["claim"] = {{"epoch", raw(next(epoch_))}, {"owner", hand_off_->host().name}};
+}
+
+// The destination will remove it, and an NFS client keeps what a process of this host has open. Not before the guest runs: closing
+// takes CPU time.
+void SourceMigration::close_page_file() {
+  const std::lock_guard lock(stop_mutex_);
+  writer_->close();
 }
 
 // The destination's running record is durable: the VMM here is only memory now.
@@ -148,6 +156,7 @@ ExitCode SourceMigration::wait_for_resident() {
 // The agent failed or died after the release. What is true stands in the records.
 ExitCode SourceMigration::destination_failed(const Error& error) {
   reporter_.error(error);
+  close_page_file();
   constexpr Seconds kAgentEndBound{20};
   link_->wait_for_exit(Deadline::after(clock_, kAgentEndBound));
   if (!lock_ && error.code != Errc::corrupt) return bring_the_rest();
@@ -219,6 +228,7 @@ ExitCode SourceMigration::bring_the_rest() {
 // holds.
 ExitCode SourceMigration::take_back() {
   reporter_.phase("take-back");
+  close_page_file();
   auto taken = claim_for_source();
   if (!taken) {
     reporter_.error(taken.error());

@@ -73,6 +73,7 @@ class SourceMigration final : private CaptureObserver {
   ExitCode after_release();
   ExitCode wait_for_running();
   ExitCode wait_for_resident();
+  void close_page_file();
   void let_others_move_on();
   ExitCode destination_failed(const Error& error);
   ExitCode bring_the_rest();
