@@ -5,14 +5,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import machine
 from demo_vm import DemoVm
 
 
 class HookRig:
     def __init__(self):
         self.directory = Path(tempfile.mkdtemp(prefix="pf-"))
-        # Not in memory: O_DIRECT is part of what is tested.
-        self.store = Path(tempfile.mkdtemp(prefix="pf-store-", dir="/var/tmp"))
+        self.store = Path(tempfile.mkdtemp(prefix="pf-store-", dir=machine.store_parent()))
         self._vms = []
         self._tools = []
         self._points = 0

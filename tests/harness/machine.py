@@ -23,6 +23,12 @@ def cache():
     return Path(os.environ.get("PAGEFERRY_CACHE") or Path.home() / ".cache" / "pageferry")
 
 
+def store_parent():
+    """Where the stores of tests are made: $PAGEFERRY_TEST_STORES, an NFS mount for example. Not in
+    memory: O_DIRECT is part of what is tested."""
+    return os.environ.get("PAGEFERRY_TEST_STORES", "/var/tmp")
+
+
 def prepare():
     """Fills the cache; a few milliseconds when it is full."""
     subprocess.run([REPOSITORY / "tests" / "guest" / "prepare"], check=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ferry
 import leftovers
+import machine
 from pf_guest import Config, Guest
 from statements import expect
 
@@ -55,8 +56,7 @@ class Rig:
         self._stack = ExitStack()
         self._tools = []
         self.directory = Path(tempfile.mkdtemp(prefix="pf-"))
-        # Not in memory: O_DIRECT is part of what is tested.
-        self.store = Path(tempfile.mkdtemp(prefix="pf-store-", dir="/var/tmp"))
+        self.store = Path(tempfile.mkdtemp(prefix="pf-store-", dir=machine.store_parent()))
 
     def __enter__(self):
         return self
