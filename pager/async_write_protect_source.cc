@@ -5,6 +5,8 @@
 // what was returned is armed: a write at any moment is either before the arming of its page, and in this answer, or after it, and
 // in the next one. The caller reads pages when the answer is complete.
 //
+// While the guest is paused nobody writes, so that the last collection asks only: arming costs as much as finding.
+//
 // A scan that fails may have armed pages that it does not name. DirtySource then reports all pages once more.
 #include "pager/async_write_protect_source.h"
 
@@ -13,6 +15,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string_view>
 #include <utility>
@@ -22,6 +25,7 @@ namespace {
 
 // 96 KiB. A full array costs one more call and no work twice.
 constexpr std::size_t kRegionsPerScan = 4096;
+constexpr std::uint64_t kPausedPieceBytes = std::uint64_t{64} << 20;
 constexpr std::string_view kPagemapPath = "/proc/self/pagemap";
 constexpr std::uint64_t kAsyncFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
                                          UFFD_FEATURE_WP_HUGETLBFS_SHMEM | kUserfaultWpUnpopulated |
@@ -50,45 +54,58 @@ Result<void> AsyncWriteProtectSource::begin() {
 }
 
 Result<void> AsyncWriteProtectSource::fetch(DirtyBitmap& dirty) {
-  for (std::size_t i = 0; i < block_addresses_.size(); ++i) PF_TRY(fetch_block(i, dirty));
+  for (std::size_t i = 0; i < block_addresses_.size(); ++i) {
+    const RamBlock& block = layout().blocks()[i];
+    for (std::uint64_t at = 0; at < block.length_bytes;) {
+      PF_ASSIGN(at, scan(i, at, block.length_bytes, Arm::yes, dirty));
+    }
+  }
   return {};
 }
 
-Result<void> AsyncWriteProtectSource::fetch_block(std::size_t index, DirtyBitmap& dirty) {
+Result<PageIndex> AsyncWriteProtectSource::fetch_paused(DirtyBitmap& dirty, PageIndex from) {
+  const std::size_t index = layout().block_of(from);
+  const RamBlock& block = layout().blocks()[index];
+  const std::uint64_t begin = bytes_of_pages(raw(from) - raw(block.first_page));
+  const std::uint64_t end = std::min(begin + kPausedPieceBytes, block.length_bytes);
+  PF_ASSIGN(const std::uint64_t next, scan(index, begin, end, Arm::no, dirty));
+  return block.first_page + pages_of_bytes(next);
+}
+
+// Of a block, from one offset to another. Says how far it came: at least one page.
+Result<std::uint64_t> AsyncWriteProtectSource::scan(std::size_t index, std::uint64_t from,
+                                                    std::uint64_t end, Arm arm,
+                                                    DirtyBitmap& dirty) {
   const RamBlock& block = layout().blocks()[index];
   const std::uint64_t begin = block_addresses_[index];
-  const std::uint64_t end = begin + block.length_bytes;
-  for (std::uint64_t at = begin; at < end;) {
-    PageScan scan;
-    scan.flags = kScanProtectMatching | kScanCheckAsync;
-    scan.start = at;
-    scan.end = end;
-    scan.regions = reinterpret_cast<std::uintptr_t>(regions_.data());
-    scan.regions_max = regions_.size();
-    scan.categories_all_of = kPageIsWritten;
-    scan.categories_returned = kPageIsWritten;
-    const int found = ::ioctl(pagemap_.get(), kPageScanCall, &scan);
-    if (found < 0) {
-      Unexpected reason =
-          syscall_error("PAGEMAP_SCAN", fmt::format("{} at {:#x}", block.name, at), errno);
-      if (reason.value().sys_errno == EPERM) {
-        reason.value().code = Errc::vmm;
-        reason.value().message += ": mapped anew since tracking began";
-      }
-      return reason;
+  PageScan scan;
+  scan.flags = kScanCheckAsync | (arm == Arm::yes ? kScanProtectMatching : 0);
+  scan.start = begin + from;
+  scan.end = begin + end;
+  scan.regions = reinterpret_cast<std::uintptr_t>(regions_.data());
+  scan.regions_max = regions_.size();
+  scan.categories_all_of = kPageIsWritten;
+  scan.categories_returned = kPageIsWritten;
+  const int found = ::ioctl(pagemap_.get(), kPageScanCall, &scan);
+  if (found < 0) {
+    Unexpected reason =
+        syscall_error("PAGEMAP_SCAN", fmt::format("{} at {:#x}", block.name, begin + from), errno);
+    if (reason.value().sys_errno == EPERM) {
+      reason.value().code = Errc::vmm;
+      reason.value().message += ": mapped anew since tracking began";
     }
-    for (int i = 0; i < found; ++i) {
-      const PageRegion& region = regions_[static_cast<std::size_t>(i)];
-      dirty.set({.first = block.first_page + pages_of_bytes(region.start - begin),
-                 .pages = pages_of_bytes(region.end - region.start)});
-    }
-    if (scan.walk_end <= at) {
-      return fail(Errc::io,
-                  fmt::format("PAGEMAP_SCAN of {} stands still at {:#x}", block.name, at));
-    }
-    at = scan.walk_end;
+    return reason;
   }
-  return {};
+  for (int i = 0; i < found; ++i) {
+    const PageRegion& region = regions_[static_cast<std::size_t>(i)];
+    dirty.set({.first = block.first_page + pages_of_bytes(region.start - begin),
+               .pages = pages_of_bytes(region.end - region.start)});
+  }
+  if (scan.walk_end <= begin + from) {
+    return fail(Errc::io,
+                fmt::format("PAGEMAP_SCAN of {} stands still at {:#x}", block.name, begin + from));
+  }
+  return scan.walk_end - begin;
 }
 
 Result<void> AsyncWriteProtectSource::end() {

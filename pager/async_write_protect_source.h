@@ -29,8 +29,11 @@ class AsyncWriteProtectSource final : public DirtySource {
  private:
   Result<void> begin() override;
   Result<void> fetch(DirtyBitmap& dirty) override;
+  Result<PageIndex> fetch_paused(DirtyBitmap& dirty, PageIndex from) override;
   Result<void> end() override;
-  Result<void> fetch_block(std::size_t index, DirtyBitmap& dirty);
+  enum class Arm : std::uint8_t { yes, no };
+  Result<std::uint64_t> scan(std::size_t index, std::uint64_t from, std::uint64_t end, Arm arm,
+                             DirtyBitmap& dirty);
 
   std::vector<std::uint64_t> block_addresses_;
   std::optional<WriteProtectedMemory> memory_;  // while started

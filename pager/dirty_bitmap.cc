@@ -64,11 +64,12 @@ void DirtyBitmap::set_where(PageRun run, std::span<const std::uint64_t> words) {
   }
 }
 
-std::optional<PageRun> DirtyBitmap::next_run(PageIndex from, std::uint64_t pages_max) const {
-  check_inside({from, 0});
-  PF_CHECK(pages_max > 0);
+std::optional<PageRun> DirtyBitmap::next_run(PageIndex from, PageIndex end,
+                                             std::uint64_t pages_max) const {
+  check_inside({PageIndex{0}, raw(end)});
+  PF_CHECK(raw(from) <= raw(end) && pages_max > 0);
   std::uint64_t first = raw(from);
-  while (first < pages_) {
+  while (first < raw(end)) {
     const std::uint64_t set = words_[first / kPagesPerWord] >> (first % kPagesPerWord);
     if (set != 0) {
       first += static_cast<std::uint64_t>(std::countr_zero(set));
@@ -76,19 +77,19 @@ std::optional<PageRun> DirtyBitmap::next_run(PageIndex from, std::uint64_t pages
     }
     first = (first / kPagesPerWord + 1) * kPagesPerWord;
   }
-  if (first >= pages_) return std::nullopt;
-  const std::uint64_t limit = first + std::min(pages_max, pages_ - first);
-  std::uint64_t end = first;
-  while (end < limit) {
-    const std::uint64_t bit = end % kPagesPerWord;
-    const std::uint64_t clear = ~words_[end / kPagesPerWord] >> bit;
+  if (first >= raw(end)) return std::nullopt;
+  const std::uint64_t limit = first + std::min(pages_max, raw(end) - first);
+  std::uint64_t after = first;
+  while (after < limit) {
+    const std::uint64_t bit = after % kPagesPerWord;
+    const std::uint64_t clear = ~words_[after / kPagesPerWord] >> bit;
     if (clear != 0) {
-      end += static_cast<std::uint64_t>(std::countr_zero(clear));
+      after += static_cast<std::uint64_t>(std::countr_zero(clear));
       break;
     }
-    end += kPagesPerWord - bit;
+    after += kPagesPerWord - bit;
   }
-  return PageRun{.first = PageIndex{first}, .pages = std::min(end, limit) - first};
+  return PageRun{.first = PageIndex{first}, .pages = std::min(after, limit) - first};
 }
 
 DirtyBitmap DirtyBitmap::take() {
@@ -100,6 +101,14 @@ DirtyBitmap DirtyBitmap::take() {
 void DirtyBitmap::merge_back(const DirtyBitmap& other) {
   PF_CHECK(other.pages_ == pages_);
   set_where({PageIndex{0}, pages_}, other.words_);
+}
+
+void DirtyBitmap::remove(const DirtyBitmap& other) {
+  PF_CHECK(other.pages_ == pages_);
+  for (std::size_t word = 0; word < words_.size(); ++word) {
+    pages_set_ -= bits_in(words_[word] & other.words_[word]);
+    words_[word] &= ~other.words_[word];
+  }
 }
 
 }  // namespace pageferry

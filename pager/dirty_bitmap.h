@@ -43,12 +43,18 @@ class DirtyBitmap {
 
   // The first set page from `from` on, with all that are set behind it without a gap, at most pages_max of them. nullopt: none.
   // Preconditions: raw(from) <= pages(); pages_max > 0.
-  std::optional<PageRun> next_run(PageIndex from, std::uint64_t pages_max) const;
+  std::optional<PageRun> next_run(PageIndex from, std::uint64_t pages_max) const {
+    return next_run(from, PageIndex{pages_}, pages_max);
+  }
+  // The same of the pages before `end`; looks at no others. Precondition: raw(from) <= raw(end) <= pages() as well.
+  std::optional<PageRun> next_run(PageIndex from, PageIndex end, std::uint64_t pages_max) const;
 
   // The content, by which this one is empty afterwards. The number of pages stays.
   DirtyBitmap take();
   // Sets what is set in `other`. Precondition: both have the same number of pages (checked).
   void merge_back(const DirtyBitmap& other);
+  // Clears what is set in `other`. The same precondition.
+  void remove(const DirtyBitmap& other);
 
   friend bool operator==(const DirtyBitmap&, const DirtyBitmap&) = default;
 

@@ -23,6 +23,22 @@ Result<void> DirtySource::collect_into(DirtyBitmap& dirty) {
   return {};
 }
 
+Result<PageIndex> DirtySource::collect_paused_into(DirtyBitmap& dirty, PageIndex from) {
+  PF_CHECK(started_ && dirty.pages() == layout_->pages() && raw(from) < layout_->pages());
+  auto next = fetch_paused(dirty, from);
+  if (!next) {
+    reported_.mark_all();
+    return with_context(std::move(next).error(), "collecting dirty pages");
+  }
+  if (from == PageIndex{0}) reported_.take_into(dirty);
+  return *next;
+}
+
+Result<PageIndex> DirtySource::fetch_paused(DirtyBitmap& dirty, PageIndex) {
+  PF_TRY(fetch(dirty));
+  return PageIndex{layout_->pages()};
+}
+
 Result<void> DirtySource::stop() {
   if (!started_) return {};
   started_ = false;

@@ -5,7 +5,7 @@
 //   repeat: collect_into(dirty)   what was written is added to `dirty`, and tracking is armed again for those pages
 //           read and write them   ... only now: a write after the arming is in the next collection
 //   pause vCPUs, drain devices    see D1
-//   collect_into(dirty)           the last one
+//   collect_into(dirty)           the last one; or collect_paused_into(dirty), piece by piece
 //   stop()
 //
 // The contract. None of the sources sees everything (tests/kernel/dirty_*_test.cc show each hole, and that the rule closes it):
@@ -60,6 +60,14 @@ class DirtySource {
   // Preconditions: started; as many pages as the layout (both checked). Errors: vmm (D4 was broken, or the VMM's own), io.
   Result<void> collect_into(DirtyBitmap& dirty);
 
+  // The last collection in pieces, so that what was found can be stored while the rest is still being looked for. Adds what was written
+  // from page `from` on, as far as one piece goes, and says where the next one begins; behind the last page: that was the last piece.
+  // Reports by hand are taken with the first piece; those that came later, take_reports_into() adds.
+  // Precondition: D1 holds until the last piece. So nothing need be armed again: where the guest goes on after all, later collections
+  // report these pages once more. Errors as above.
+  Result<PageIndex> collect_paused_into(DirtyBitmap& dirty, PageIndex from);
+  void take_reports_into(DirtyBitmap& dirty) { reported_.take_into(dirty); }
+
   // D2. Precondition: inside the layout (checked).
   void mark_dirty(PageRun run) { reported_.mark(run); }
   // D3. The same.
@@ -80,6 +88,8 @@ class DirtySource {
   virtual Result<void> begin() = 0;
   virtual Result<void> fetch(DirtyBitmap& dirty) = 0;
   virtual Result<void> end() = 0;
+  // collect_paused_into() without the reports. A source that knows no pieces has one.
+  virtual Result<PageIndex> fetch_paused(DirtyBitmap& dirty, PageIndex from);
 
  private:
   const MemoryLayout* layout_;

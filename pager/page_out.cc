@@ -1,5 +1,5 @@
 // Invariants
-//   O1: a page is read only while its bit is in `work`, which was collected (and armed) before.
+//   O1: a page is read only while its bit is in `work`, which was collected before (and armed, while the guest runs).
 //
 //   O2: work that was not put as a whole goes back into dirty_.
 #include "pager/page_out.h"
@@ -70,32 +70,57 @@ Result<BrownoutStats> PageOut::run_brownout(const ConvergenceLimits& limits,
   }
 }
 
+// Nobody writes any more: what is found of one piece of memory is stored while the next is looked at.
 Result<PassStats> PageOut::run_blackout() {
   PF_CHECK(passes_ > 0);
-  PF_TRY(source_.collect_into(dirty_));
-  PF_TRY(sink_.begin_blackout());
-  return run_pass();
-}
-
-Result<PassStats> PageOut::run_pass() {
-  const DirtyBitmap work = dirty_.take();
   const Nanoseconds start = clock_.now();
-  if (Result<void> done = put(work); !done) {
+  PF_TRY(sink_.begin_blackout());
+  DirtyBitmap work = dirty_.take();
+  if (Result<void> done = put_paused(work); !done) {
     dirty_.merge_back(work);
-    return with_context(std::move(done).error(), fmt::format("pass {}", passes_ + 1));
+    return in_pass(std::move(done).error());
   }
   ++passes_;
   return PassStats{passes_, work.count(), clock_.now() - start};
 }
 
-Result<void> PageOut::put(const DirtyBitmap& work) {
-  auto run = work.next_run(PageIndex{0}, kRunPagesMax);
+Result<void> PageOut::put_paused(DirtyBitmap& work) {
+  const PageIndex end{work.pages()};
+  for (PageIndex from{0}; from < end;) {
+    PF_ASSIGN(const PageIndex next, source_.collect_paused_into(work, from));
+    PF_TRY(put(work, from, next));
+    from = next;
+  }
+  DirtyBitmap reported(work.pages());
+  source_.take_reports_into(reported);
+  reported.remove(work);
+  work.merge_back(reported);
+  return put(reported, PageIndex{0}, end);
+}
+
+Result<PassStats> PageOut::run_pass() {
+  const DirtyBitmap work = dirty_.take();
+  const Nanoseconds start = clock_.now();
+  if (Result<void> done = put(work, PageIndex{0}, PageIndex{work.pages()}); !done) {
+    dirty_.merge_back(work);
+    return in_pass(std::move(done).error());
+  }
+  ++passes_;
+  return PassStats{passes_, work.count(), clock_.now() - start};
+}
+
+Unexpected PageOut::in_pass(Error error) const {
+  return with_context(std::move(error), fmt::format("pass {}", passes_ + 1));
+}
+
+Result<void> PageOut::put(const DirtyBitmap& work, PageIndex from, PageIndex end) {
+  auto run = work.next_run(from, end, kRunPagesMax);
   while (run) {
     if (cancel_.canceled()) return fail(Errc::canceled, "page-out: canceled");
-    const auto next = work.next_run(run->first + run->pages, kRunPagesMax);
+    const auto next = work.next_run(run->first + run->pages, end, kRunPagesMax);
     if (next) memory_.expect(next->first);
     PF_ASSIGN(const std::uint64_t done, memory_.put(*run, sink_));
-    run = done == run->pages ? next : work.next_run(run->first + done, kRunPagesMax);
+    run = done == run->pages ? next : work.next_run(run->first + done, end, kRunPagesMax);
   }
   return {};
 }

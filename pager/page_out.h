@@ -3,7 +3,7 @@
 //
 //   run_brownout()    collect -> pass 1 (every page) -> collect -> pass 2 (what was written meanwhile) -> ... -> why it ended
 //   the caller        pauses the vCPUs and drains the devices (dirty_source.h, D1)
-//   run_blackout()    collect -> the last pass, into the sink's tail
+//   run_blackout()    collect a piece -> put what was written to it -> the next piece ..., into the sink's tail
 //
 // Pages go in ascending order. A pass reads only pages that were collected before it began: tracking is armed first, so a page
 // that changes while or after it is read is in the next collection. When a pass fails, all of its pages are dirty again, also
@@ -76,7 +76,9 @@ class PageOut {
 
  private:
   Result<PassStats> run_pass();
-  Result<void> put(const DirtyBitmap& work);
+  Result<void> put_paused(DirtyBitmap& work);
+  Result<void> put(const DirtyBitmap& work, PageIndex from, PageIndex end);
+  Unexpected in_pass(Error error) const;
 
   GuestPages& memory_;
   DirtySource& source_;

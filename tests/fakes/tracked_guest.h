@@ -66,6 +66,18 @@ struct TrackedGuest {
     EXPECT_TRUE(done) << done.error().message;
     return dirty;
   }
+  // The same of a guest that is paused, piece by piece.
+  DirtyBitmap collected_paused() {
+    DirtyBitmap dirty(kPages);
+    for (PageIndex from{0}; from < PageIndex{kPages};) {
+      const auto next = source->collect_paused_into(dirty, from);
+      EXPECT_TRUE(next) << next.error().message;
+      if (!next) return dirty;
+      EXPECT_TRUE(from < *next && *next <= PageIndex{kPages});
+      from = *next;
+    }
+    return dirty;
+  }
   std::byte* page(std::uint64_t index) const {
     return index < kRamPages ? ram.page(index) : bios.page(index - kRamPages);
   }

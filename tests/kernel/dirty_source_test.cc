@@ -101,6 +101,36 @@ TEST_P(DirtySourceTest, WhatIsReportedByHandIsDirtyOnce) {
   EXPECT_EQ(guest_.collected(), guest_.nothing());
 }
 
+TEST_P(DirtySourceTest, OfAPausedGuestAllThatItWroteIsCollected) {
+  guest_.start_and_collect_all();
+  for (const std::uint64_t page : {0U, 63U, 64U, 99U, 100U, 127U}) guest_.write(page);
+  guest_.source->mark_dirty(run(80, 2));
+  EXPECT_EQ(guest_.collected_paused(),
+            guest_.with({run(0, 1), run(63, 2), run(80, 2), run(99, 2), run(127, 1)}));
+}
+
+TEST_P(DirtySourceTest, AReportBehindThePausedCollectionIsNotLost) {
+  guest_.start_and_collect_all();
+  guest_.collected_paused();
+  guest_.source->mark_dirty(run(98, 4));
+  DirtyBitmap late(guest_.kPages);
+  guest_.source->take_reports_into(late);
+  EXPECT_EQ(late, guest_.with({run(98, 4)}));
+}
+
+// The migration failed: nothing was armed, and nothing may be missed.
+TEST_P(DirtySourceTest, AGuestThatGoesOnAfterAPausedCollectionIsFollowed) {
+  guest_.start_and_collect_all();
+  guest_.write(9, std::byte{1});
+  EXPECT_EQ(guest_.collected_paused(), guest_.with({run(9, 1)}));
+  guest_.write(9, std::byte{2});
+  guest_.write(110);
+  DirtyBitmap missing = guest_.with({run(9, 1), run(110, 1)});
+  missing.remove(guest_.collected());
+  EXPECT_EQ(missing, guest_.nothing());
+  EXPECT_EQ(guest_.collected(), guest_.nothing());
+}
+
 TEST_P(DirtySourceTest, MemoryIsFreeAfterStop) {
   guest_.start_and_collect_all();
   ASSERT_TRUE(guest_.source->stop());

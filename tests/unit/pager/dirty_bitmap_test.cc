@@ -101,6 +101,22 @@ TEST(DirtyBitmap, ASearchBeginsInTheMiddleOfARun) {
   EXPECT_EQ(with(300, {run(60, 150)}).next_run(PageIndex{100}, 1'000), run(100, 110));
 }
 
+TEST(DirtyBitmap, ASearchWithAnEndFindsNothingBehindIt) {
+  const DirtyBitmap bitmap = with(300, {run(60, 150)});
+  EXPECT_EQ(bitmap.next_run(PageIndex{0}, PageIndex{60}, 1'000), std::nullopt);
+  EXPECT_EQ(bitmap.next_run(PageIndex{0}, PageIndex{61}, 1'000), run(60, 1));
+  EXPECT_EQ(bitmap.next_run(PageIndex{64}, PageIndex{128}, 1'000), run(64, 64));
+  EXPECT_EQ(bitmap.next_run(PageIndex{100}, PageIndex{100}, 1'000), std::nullopt);
+  EXPECT_EQ(bitmap.next_run(PageIndex{200}, PageIndex{300}, 1'000), run(200, 10));
+}
+
+TEST(DirtyBitmap, RemovesWhatIsSetInAnother) {
+  DirtyBitmap bitmap = with(300, {run(0, 70), run(128, 10)});
+  bitmap.remove(with(300, {run(60, 70), run(299, 1)}));
+  EXPECT_THAT(runs_of(bitmap), ElementsAre(run(0, 60), run(130, 8)));
+  EXPECT_EQ(bitmap.count(), 68U);
+}
+
 TEST(DirtyBitmap, SetsWhereABitmapOfSomebodyElseIsSetAtAnyOffset) {
   const std::vector<std::uint64_t> words = {0x8000000000000001U, 0x3U};
   for (const std::uint64_t first : {0U, 1U, 63U, 64U, 100U}) {

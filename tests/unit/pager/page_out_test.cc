@@ -197,6 +197,26 @@ TEST_F(PageOutTest, TheBlackoutBringsTheRestIntoTheTail) {
   expect_stored_as_it_is();
 }
 
+// By a device thread of the VMM, which tells of a write that it made before the pause.
+TEST_F(PageOutTest, WhatIsReportedDuringTheBlackoutIsStored) {
+  ASSERT_TRUE(brownout());
+  guest_writes(45, 9);
+  set(3, 9);
+  sink_.after_put = [this](PageIndex) { source_->mark_dirty({PageIndex{3}, 1}); };
+  const auto last = page_out_->run_blackout();
+  ASSERT_TRUE(last) << last.error().message;
+  EXPECT_EQ(last->pages, 2U);
+  expect_stored_as_it_is();
+}
+
+TEST_F(PageOutTest, AReportOfAPageThatTheBlackoutHasStoredIsNothingNew) {
+  ASSERT_TRUE(brownout());
+  guest_writes(3, 9);
+  sink_.after_put = [this](PageIndex) { source_->mark_dirty({PageIndex{3}, 1}); };
+  ASSERT_TRUE(page_out_->run_blackout());
+  EXPECT_EQ(sink_.blackout_puts, 1U);
+}
+
 TEST_F(PageOutTest, AfterAFailedPassAllOfItIsDirtyAgain) {
   ASSERT_TRUE(brownout());
   for (const std::uint64_t page : {3U, 4U, 45U}) guest_writes(page, 9);
