@@ -6,11 +6,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "pager/page_file_writer.h"
 #include "transport/little_endian.h"
 
 namespace pageferry {
+namespace {
+constexpr std::uint64_t kBitsPerWord = 64;
+}  // namespace
 
 Result<CommitInfo> PageFileWriter::finish_and_commit() {
   PF_TRY(check_page(PageIndex{0}));
@@ -49,33 +53,23 @@ CommitRecord PageFileWriter::make_record() const {
   return record;
 }
 
-// What the map blocks on the store lack.
-std::vector<DeltaEntry> PageFileWriter::delta_entries() const {
-  std::vector<DeltaEntry> entries;
-  for (std::uint64_t number = 0; number < map_states_.size(); ++number) {
-    const MapBlockState& state = map_states_[number];
-    if (state.changes() == 0) continue;
-    for (std::uint64_t index = 0; index < kMapEntriesPerBlock; ++index) {
-      if ((state.changed[index / 64] >> (index % 64) & 1) == 0) continue;
-      const PageIndex page{number * kMapEntriesPerBlock + index};
-      entries.push_back({page, map_.get(page)});
-    }
-  }
-  return entries;
+std::uint64_t PageFileWriter::changed_entries() const {
+  std::uint64_t count = 0;
+  for (const MapBlockState& state : map_states_) count += state.changes();
+  return count;
 }
 
 // The checksums of the map blocks and the delta, in one piece: a reader that has the map already needs nothing else.
 Result<void> PageFileWriter::write_index(CommitRecord& record) {
-  const std::vector<DeltaEntry> entries = delta_entries();
-  record.delta_entries = entries.size();
-  counters_.delta_entries.store(entries.size(), std::memory_order_relaxed);
+  record.delta_entries = changed_entries();
+  counters_.delta_entries.store(record.delta_entries, std::memory_order_relaxed);
   const std::uint64_t checksums_bytes = header_.map_checksum_blocks() * kFileBlockBytes;
   PF_TRY(reserve_index(checksums_bytes + record.delta_blocks() * kFileBlockBytes));
   record.map_checksums_offset = tail_next_;
   PF_TRY(write_map_checksums());
-  if (entries.empty()) return {};
+  if (record.delta_entries == 0) return {};
   record.delta_offset = tail_next_;
-  return write_delta(record, entries);
+  return write_delta(record);
 }
 
 // Room for so many bytes in a row at tail_next_.
@@ -101,18 +95,36 @@ Result<void> PageFileWriter::write_map_checksums() {
   return {};
 }
 
-Result<void> PageFileWriter::write_delta(CommitRecord& record,
-                                         std::span<const DeltaEntry> entries) {
-  std::span<const DeltaEntry> left = entries;
-  for (std::uint32_t number = 0; !left.empty(); ++number) {
-    PF_ASSIGN(const FileBlock block,
-              queue_->stage(WriteStream::append, tail_next_, WriteQueue::Place::fresh));
-    const std::size_t count = std::min(kDeltaEntriesPerBlock, left.size());
-    const std::uint32_t crc = encode_delta_block(ids_.file_id, number, left.first(count), block);
-    record.delta_crc = chain_crc(record.delta_crc, crc);
-    left = left.subspan(count);
-    tail_next_ += kFileBlockBytes;
+// What the map blocks on the store lack. The guest waits: straight from the bits into the blocks.
+Result<void> PageFileWriter::write_delta(CommitRecord& record) {
+  DeltaEntries entries;
+  std::uint32_t number = 0;
+  for (std::uint64_t block = 0; block < map_states_.size(); ++block) {
+    for (std::uint64_t word = 0; word < std::size(map_states_[block].changed); ++word) {
+      std::uint64_t bits = map_states_[block].changed[word];
+      for (; bits != 0; bits &= bits - 1) {
+        const auto bit = static_cast<std::uint64_t>(std::countr_zero(bits));
+        const PageIndex page{block * kMapEntriesPerBlock + word * kBitsPerWord + bit};
+        entries.list[entries.count++] = {page, map_.get(page)};
+        if (entries.count == entries.list.size()) {
+          PF_TRY(write_delta_block(record, number++, entries));
+        }
+      }
+    }
   }
+  if (entries.count == 0) return {};
+  return write_delta_block(record, number, entries);
+}
+
+Result<void> PageFileWriter::write_delta_block(CommitRecord& record, std::uint32_t number,
+                                               DeltaEntries& entries) {
+  PF_ASSIGN(const FileBlock block,
+            queue_->stage(WriteStream::append, tail_next_, WriteQueue::Place::fresh));
+  const std::span<const DeltaEntry> list(entries.list.data(), entries.count);
+  record.delta_crc =
+      chain_crc(record.delta_crc, encode_delta_block(ids_.file_id, number, list, block));
+  entries.count = 0;
+  tail_next_ += kFileBlockBytes;
   return {};
 }
 

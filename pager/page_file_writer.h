@@ -23,6 +23,7 @@
 // ThreadedFile does cancel() always end the wait.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -142,6 +143,11 @@ class PageFileWriter final : public PageSink {
     bool written = false;
     unsigned changes() const;
   };
+  // Of one delta block, as it fills.
+  struct DeltaEntries {
+    std::array<DeltaEntry, kDeltaEntriesPerBlock> list{};
+    std::size_t count = 0;
+  };
   struct Counters {
     std::atomic<std::uint64_t> put_pages{0}, zero_pages{0}, home_pages{0}, rewritten_pages{0},
         tail_pages{0}, tail_overflow_pages{0}, tail_prewritten_bytes{0}, base_pages{0},
@@ -179,10 +185,11 @@ class PageFileWriter final : public PageSink {
   Result<void> write_map_blocks(std::uint64_t first, std::uint64_t end, unsigned changes_min);
   void note_rewritten_map_block(std::uint64_t number);
   Result<void> write_index(CommitRecord& record);
-  std::vector<DeltaEntry> delta_entries() const;
+  std::uint64_t changed_entries() const;
   Result<void> reserve_index(std::uint64_t bytes);
   Result<void> write_map_checksums();
-  Result<void> write_delta(CommitRecord& record, std::span<const DeltaEntry> entries);
+  Result<void> write_delta(CommitRecord& record);
+  Result<void> write_delta_block(CommitRecord& record, std::uint32_t number, DeltaEntries& entries);
   Result<void> write_commit(const CommitRecord& record);
   CommitRecord make_record() const;
   std::uint64_t used_bytes() const;
