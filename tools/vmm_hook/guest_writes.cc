@@ -53,9 +53,18 @@ Result<void> GuestWrites::start(Since since) {
   return {};
 }
 
-Result<void> GuestWrites::collect_into(DirtyBitmap& dirty) {
+Result<void> GuestWrites::ask_source(DirtyBitmap& written, Guest guest) {
+  if (guest == Guest::runs) return source_->collect_into(written);
+  for (PageIndex from{0}; raw(from) < written.pages();) {
+    PF_ASSIGN(from, source_->collect_paused_into(written, from));
+  }
+  source_->take_reports_into(written);
+  return {};
+}
+
+Result<void> GuestWrites::collect_into(DirtyBitmap& dirty, Guest guest) {
   DirtyBitmap written(dirty.pages());
-  if (auto collected = source_->collect_into(written); !collected) {
+  if (auto collected = ask_source(written, guest); !collected) {
     set_all(since_image_);
     set_all(owed_);
     return collected;

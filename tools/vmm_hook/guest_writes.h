@@ -38,8 +38,10 @@ class GuestWrites {
   enum class Since : std::uint8_t { now, image };
   // Of one mover. `image`: not_found without an account.
   Result<void> start(Since since);
-  // Errors: the source's; then everything is owed again.
-  Result<void> collect_into(DirtyBitmap& dirty);
+  // `paused`: nobody writes (D1 of pager/dirty_source.h), so that nothing need be armed again. Errors: the source's; then everything is
+  // owed again.
+  enum class Guest : std::uint8_t { runs, paused };
+  Result<void> collect_into(DirtyBitmap& dirty, Guest guest);
   Result<void> stop();
   // Every page is there.
   void became_resident();
@@ -52,6 +54,7 @@ class GuestWrites {
   GuestWrites(std::unique_ptr<DirtySource> source, IncomingMemory* memory, std::uint64_t pages)
       : source_(std::move(source)), memory_(memory), since_image_(pages), owed_(pages) {}
   void set_all(DirtyBitmap& bitmap) const { bitmap.set({PageIndex{0}, bitmap.pages()}); }
+  Result<void> ask_source(DirtyBitmap& written, Guest guest);
   void rest();
 
   std::unique_ptr<DirtySource> source_;

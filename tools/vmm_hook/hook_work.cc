@@ -106,7 +106,8 @@ WorkOutcome HookWork::track(const std::string& since_attempt) {
 WorkOutcome HookWork::collect() {
   WorkOutcome outcome;
   DirtyBitmap dirty(config_.layout.pages());
-  outcome.result = writes_->collect_into(dirty);
+  outcome.result =
+      writes_->collect_into(dirty, paused_ ? GuestWrites::Guest::paused : GuestWrites::Guest::runs);
   if (!outcome.result) return outcome;
   segment_.put_dirty(dirty, ++collections_);
   outcome.collected = {.collection = collections_, .pages = dirty.count()};
@@ -118,10 +119,13 @@ WorkOutcome HookWork::untrack() {
 }
 
 WorkOutcome HookWork::pause() {
-  return only(callbacks_.pause());
+  WorkOutcome outcome = only(callbacks_.pause());
+  paused_ = outcome.result.has_value();
+  return outcome;
 }
 
 WorkOutcome HookWork::resume() {
+  paused_ = false;
   return only(callbacks_.resume());
 }
 

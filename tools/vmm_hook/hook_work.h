@@ -65,6 +65,7 @@ class HookWork {
   std::unique_ptr<IncomingMemory> incoming_;
   std::unique_ptr<GuestWrites> writes_;
   std::uint64_t collections_ = 0;
+  bool paused_ = false;
 };
 
 }  // namespace pageferry
