@@ -302,7 +302,12 @@ class SocketQmpClient final : public QmpClient {
       return fail(Errc::vmm, fmt::format("monitor {} sent \"{}\", which is no JSON object", path_,
                                          printable(line)));
     }
-    if (!greeted_) return take_greeting(message, line);
+    if (!greeted_) {
+      // QEMU may say what happens between its accept() and its greeting. From the greeting until the capabilities are
+      // negotiated it keeps such things to itself, so nobody may count on this one.
+      if (message.contains("event")) return {};
+      return take_greeting(message, line);
+    }
     if (message.contains("event")) return take_event(std::move(message));
     return take_reply(std::move(message), line);
   }

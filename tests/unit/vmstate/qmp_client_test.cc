@@ -208,6 +208,20 @@ TEST_F(QmpClientTest, GreetingWithoutAVersionIsNoQmpServer) {
   EXPECT_EQ(client.error().code, Errc::vmm);
 }
 
+// Seen with QEMU 10: what happens between its accept() and its greeting comes first.
+TEST_F(QmpClientTest, AnEventBeforeTheGreetingIsNotTakenForAnotherServer) {
+  const std::string event =
+      "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"MIGRATION\", "
+      "\"data\": {\"status\": \"active\"}}\r\n";
+  FakeQmpServer server(path_, empty_reply, event + FakeQmpServer::qemu_greeting());
+  const auto client = connected();
+  ASSERT_NE(client, nullptr);
+  EXPECT_EQ(client->qemu_version(), 70222);
+  const auto kept = client->wait_event(almost_now());
+  ASSERT_TRUE(kept) << kept.error().message;
+  EXPECT_FALSE(kept->has_value()) << "nobody may count on what came before the greeting";
+}
+
 TEST_F(QmpClientTest, MalformedLineEndsTheConnectionAndSaysWhatItWas) {
   FakeQmpServer* running = nullptr;
   FakeQmpServer server(path_, [&running](FakeQmpServer::Command&) -> std::optional<json> {
