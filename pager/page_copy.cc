@@ -35,8 +35,7 @@ void copy_page_past_caches(std::span<std::byte, kPageSizeBytes> to, PageBytes fr
 
 void fetch_ahead(const std::byte* page) {
   constexpr std::size_t kLineBytes = 64;
-  constexpr std::size_t kFetchedBytes = 1024;
-  for (std::size_t at = 0; at < kFetchedBytes; at += kLineBytes) __builtin_prefetch(page + at);
+  for (std::size_t at = 0; at < kPageSizeBytes; at += kLineBytes) __builtin_prefetch(page + at);
 }
 
 }  // namespace pageferry

@@ -18,8 +18,8 @@ namespace pageferry {
 // it is one.
 void copy_page_past_caches(std::span<std::byte, kPageSizeBytes> to, PageBytes from);
 
-// Asks the processor for the first lines of a page that is read soon; its own prefetcher brings the rest, but begins anew at each page.
-// Scattered pages are put 1.4 times as fast with it (docs/benchmarks.md). Any address is allowed.
+// Asks the processor for a page that is read soon: its own prefetcher begins anew at each page, and is not fast enough for one that
+// is read only once. Scattered pages are put twice as fast with it (docs/benchmarks.md). Any address is allowed.
 void fetch_ahead(const std::byte* page);
 
 }  // namespace pageferry

@@ -275,9 +275,15 @@ Result<void> PageFileWriter::advance_map(PageIndex page) {
   map_cursor_ = block - block % kMapBatchBlocks;
   publish();
   // Over a base all of them were written before, and what the first pass changes is written behind it as ever.
-  const bool first_over_base = !header_.bases.empty() && version_ == 1;
-  if (map_states_[first].written && !first_over_base) return prewrite_some();
-  return write_map_blocks(first, map_cursor_, 1);
+  if (!header_.bases.empty() && version_ == 1) return write_map_blocks(first, map_cursor_, 1);
+  // Each by itself: what QEMU counts as a second pass may begin in the middle of the first.
+  bool wrote = false;
+  for (std::uint64_t number = first; number < map_cursor_; ++number) {
+    if (map_states_[number].written || map_states_[number].changes() == 0) continue;
+    PF_TRY(write_map_block(number));
+    wrote = true;
+  }
+  return wrote ? Result<void>() : prewrite_some();
 }
 
 // The first pass wants the store for its pages. A guest whose blackout needs more than the usual
@@ -296,21 +302,25 @@ Result<void> PageFileWriter::throttle() {
 Result<void> PageFileWriter::write_map_blocks(std::uint64_t first, std::uint64_t end,
                                               unsigned changes_min) {
   for (std::uint64_t number = first; number < end; ++number) {
-    MapBlockState& state = map_states_[number];
+    const MapBlockState& state = map_states_[number];
     // A block that was never written must be in the end; before, it is worth a write only when it says something.
     const bool owed = !state.written && state_ == State::blackout;
-    if (!owed && state.changes() < changes_min) continue;
-    const auto place = state.written ? WriteQueue::Place::rewritten : WriteQueue::Place::fresh;
-    PF_ASSIGN(
-        const FileBlock block,
-        queue_->stage(WriteStream::map, header_.map_offset + number * kFileBlockBytes, place));
-    const ConstFileBlock from = std::as_const(map_).block(number);
-    std::memcpy(block.data(), from.data(), from.size());
-    state.crc = seal_map_block(ids_.file_id, number, block);
-    if (state.written) note_rewritten_map_block(number);
-    state.written = true;
-    std::fill(std::begin(state.changed), std::end(state.changed), 0);
+    if (owed || state.changes() >= changes_min) PF_TRY(write_map_block(number));
   }
+  return {};
+}
+
+Result<void> PageFileWriter::write_map_block(std::uint64_t number) {
+  MapBlockState& state = map_states_[number];
+  const auto place = state.written ? WriteQueue::Place::rewritten : WriteQueue::Place::fresh;
+  PF_ASSIGN(const FileBlock block,
+            queue_->stage(WriteStream::map, header_.map_offset + number * kFileBlockBytes, place));
+  const ConstFileBlock from = std::as_const(map_).block(number);
+  std::memcpy(block.data(), from.data(), from.size());
+  state.crc = seal_map_block(ids_.file_id, number, block);
+  if (state.written) note_rewritten_map_block(number);
+  state.written = true;
+  std::fill(std::begin(state.changed), std::end(state.changed), 0);
   return {};
 }
 

@@ -183,6 +183,7 @@ class PageFileWriter final : public PageSink {
   Result<void> throttle();
   Result<void> advance_map(PageIndex page);
   Result<void> write_map_blocks(std::uint64_t first, std::uint64_t end, unsigned changes_min);
+  Result<void> write_map_block(std::uint64_t number);
   void note_rewritten_map_block(std::uint64_t number);
   Result<void> write_index(CommitRecord& record);
   std::uint64_t changed_entries() const;

@@ -1,6 +1,7 @@
 // Blocks are judged by themselves: their checksum begins with the file's id, so an older file's block on the same place of
 // the disk never passes. The first pass writes the map in ascending order: reading stops where it has not got to yet, and
-// goes on from there the next time.
+// goes on the next time, from the first block that is not sound. A block that is missing between others is passed over,
+// so that one cannot keep the rest until the guest stands still.
 #include "pager/page_map_preload.h"
 
 #include <fmt/format.h>
@@ -12,7 +13,8 @@
 namespace pageferry {
 namespace {
 
-constexpr std::size_t kStepBytes = std::size_t{2} << 20;
+// Whoever asks for steps has other things to do between them, in a blackout too.
+constexpr std::uint64_t kStepBlocks = (std::uint64_t{1} << 20) / kFileBlockBytes;
 
 }  // namespace
 
@@ -55,6 +57,7 @@ Result<void> PageMapPreload::begin(StorageFile& file, const PageFileHeader& head
   }
   PF_ASSIGN(map_, PageMap::make(header.pages));
   facts_.assign(header.map_blocks(), MapBlockFacts{});
+  next_ = 0;
   header_ = header;
   return {};
 }
@@ -68,13 +71,13 @@ Result<PageMapPreload::Progress> PageMapPreload::advance(StorageFile& file,
               decode_header(ConstFileBlock(head.data(), kFileBlockBytes)));
     PF_TRY(begin(file, header, map_bytes_max, bounds));
   }
-  const auto is_sound = [](const MapBlockFacts& facts) { return facts.sound; };
-  const auto first = static_cast<std::uint64_t>(
-      std::find_if_not(facts_.begin(), facts_.end(), is_sound) - facts_.begin());
-  std::uint64_t end = std::min(first + kStepBytes / kFileBlockBytes, map_.blocks());
-  while (end > first && facts_[end - 1].sound) --end;
-  const auto bytes = map_.bytes().subspan(first * kFileBlockBytes, (end - first) * kFileBlockBytes);
-  const auto pieces = pieces_of(header_->map_offset + first * kFileBlockBytes, bytes);
+  const std::vector<MapBlockRun> runs = next_unsound_runs();
+  std::vector<FilePiece> pieces;
+  for (const MapBlockRun& run : runs) {
+    const std::uint64_t at = run.first * kFileBlockBytes;
+    pieces.push_back(
+        {header_->map_offset + at, map_.bytes().subspan(at, run.blocks * kFileBlockBytes)});
+  }
   const auto read =
       read_pieces(file, pieces, bounds, [](const FilePiece&) { return Result<void>(); });
   if (!read) {
@@ -82,19 +85,41 @@ Result<PageMapPreload::Progress> PageMapPreload::advance(StorageFile& file,
     *this = PageMapPreload();
     return tl::make_unexpected(read.error());
   }
-  bool there = end < map_.blocks();
-  for (std::uint64_t number = first; number < end; ++number) {
-    const auto facts = examine_map_block(*header_, number, std::as_const(map_).block(number));
-    facts_[number] = facts ? *facts : MapBlockFacts{};
-    there = there && facts.has_value();
+  bool any_sound = false;
+  for (const MapBlockRun& run : runs) {
+    for (std::uint64_t number = run.first; number < run.first + run.blocks; ++number) {
+      const auto facts = examine_map_block(*header_, number, std::as_const(map_).block(number));
+      facts_[number] = facts ? *facts : MapBlockFacts{};
+      any_sound = any_sound || facts.has_value();
+    }
+    next_ = run.first + run.blocks;
   }
-  return there ? Progress::more : Progress::all_there_is;
+  if (any_sound && next_ < facts_.size()) return Progress::more;
+  next_ = 0;
+  return Progress::all_there_is;
+}
+
+// From next_ on, at most one step of them.
+std::vector<MapBlockRun> PageMapPreload::next_unsound_runs() const {
+  std::vector<MapBlockRun> runs;
+  std::uint64_t left = kStepBlocks;
+  for (std::uint64_t number = next_; number < facts_.size() && left > 0; ++number) {
+    if (facts_[number].sound) continue;
+    --left;
+    if (!runs.empty() && runs.back().first + runs.back().blocks == number) {
+      ++runs.back().blocks;
+    } else {
+      runs.push_back({.first = number, .blocks = 1});
+    }
+  }
+  return runs;
 }
 
 void PageMapPreload::forget(MapBlockRun run) {
   if (run.first >= facts_.size()) return;
   const std::uint64_t blocks = std::min(run.blocks, facts_.size() - run.first);
   for (std::uint64_t i = 0; i < blocks; ++i) facts_[run.first + i].sound = false;
+  next_ = std::min(next_, run.first);
 }
 
 std::uint64_t PageMapPreload::sound_blocks() const {

@@ -41,10 +41,10 @@ class PageMapPreload {
   PageMapPreload& operator=(PageMapPreload&&) = default;
 
   enum class Progress : std::uint8_t { more, all_there_is };
-  // One step: header and layout if they are not in hand, then at most 2 MiB of map blocks, from the first to the last one in
-  // reach that is not sound. all_there_is: the next one is not on the store yet, or none is left. `file`: has nothing in
-  // flight; may still be written by somebody else. Errors: as of PageFileImage::load; nothing is in hand after one, and
-  // the next step begins anew.
+  // One step: header and layout if they are not in hand, then the next map blocks that are not sound, 1 MiB of them at most.
+  // all_there_is: none of them was on the store, or none is left; the next step then begins with the first of all.
+  // `file`: has nothing in flight; may still be written by somebody else. Errors: as of PageFileImage::load; nothing is
+  // in hand after one, and the next step begins anew.
   Result<Progress> advance(StorageFile& file, std::uint64_t map_bytes_max,
                            const WaitBounds& bounds);
 
@@ -60,10 +60,13 @@ class PageMapPreload {
   Result<void> begin(StorageFile& file, const PageFileHeader& header, std::uint64_t map_bytes_max,
                      const WaitBounds& bounds);
 
+  std::vector<MapBlockRun> next_unsound_runs() const;
+
   std::optional<PageFileHeader> header_;
   MemoryLayout layout_;
   PageMap map_;
   std::vector<MapBlockFacts> facts_;
+  std::uint64_t next_ = 0;  // block with which the next step begins
 };
 
 }  // namespace pageferry

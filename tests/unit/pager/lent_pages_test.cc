@@ -91,6 +91,26 @@ TEST_F(LentPagesTest, OfTheBlackoutGoToTheTail) {
   expect_stored_as_it_is();
 }
 
+TEST_F(LentPagesTest, OfTheBlackoutMayAlternateWithCopiedOnes) {
+  ASSERT_TRUE(lend(0, kLentGuestPages));
+  ASSERT_TRUE(writer_->begin_blackout());
+  for (std::uint64_t page = 0; page < kLentGuestPages; page += 3) {
+    set(page, 2);
+    const PageBytes bytes(memory_.data() + bytes_of_pages(page), kPageSizeBytes);
+    ASSERT_TRUE(page % 2 == 0 ? lend(page, 1) : writer_->put_page(PageIndex{page}, bytes));
+  }
+  expect_stored_as_it_is();
+}
+
+TEST_F(LentPagesTest, OfTheBlackoutMayBeMoreThanTheTailHolds) {
+  ASSERT_TRUE(lend(0, kLentGuestPages));
+  ASSERT_TRUE(writer_->begin_blackout());
+  for (std::uint64_t page = 0; page < kLentGuestPages; ++page) set(page, 2);
+  ASSERT_TRUE(lend(0, kLentGuestPages));
+  EXPECT_GT(writer_->stats().tail_overflow_pages, 0U);
+  expect_stored_as_it_is();
+}
+
 TEST_F(LentPagesTest, OnAFullStoreAreAnError) {
   disk_.bytes_max = kFileBlockBytes;
   Result<void> outcome = lend(0, kLentGuestPages);

@@ -136,6 +136,68 @@ TEST_F(PageMapPreloadTest, AMapLargerThanAllowedIsRefused) {
   EXPECT_EQ(progress.error().code, Errc::invalid);
 }
 
+// A guest whose map takes more than one step.
+class LongMapPreloadTest : public ::testing::Test {
+ protected:
+  static constexpr std::uint64_t kBlocks = 1200;
+
+  void store_blocks(std::uint64_t first, std::uint64_t end) {
+    for (std::uint64_t page = first * kMapEntriesPerBlock; page < end * kMapEntriesPerBlock;
+         ++page) {
+      ASSERT_TRUE(writer_->put_zero(PageIndex{page}));
+    }
+  }
+  void preload_all_there_is() {
+    MemoryStorage file(disk_);
+    for (std::uint64_t step = 0; step <= kBlocks; ++step) {
+      const auto progress = preload_.advance(file, kBlocks * kFileBlockBytes, {});
+      ASSERT_TRUE(progress) << progress.error().message;
+      if (*progress == PageMapPreload::Progress::all_there_is) return;
+    }
+    FAIL() << "no end";
+  }
+
+  MemoryDisk disk_;
+  std::unique_ptr<PageFileWriter> writer_ =
+      writer_on(disk_, layout_of({{"pc.ram", kBlocks * kMapEntriesPerBlock}}));
+  PageMapPreload preload_;
+};
+
+TEST_F(LongMapPreloadTest, ABlockThatIsMissingDoesNotKeepTheOthers) {
+  writer_->begin_pass(1);
+  store_blocks(0, 10);
+  store_blocks(11, kBlocks);
+  writer_->begin_pass(2);
+  ASSERT_TRUE(writer_->prepare_blackout(0));
+  preload_all_there_is();
+  EXPECT_EQ(preload_.sound_blocks(), kBlocks - 1);
+}
+
+TEST_F(LongMapPreloadTest, BlocksThatBecomeOldAreReadAgainHoweverFarApart) {
+  writer_->begin_pass(1);
+  store_blocks(0, kBlocks);
+  writer_->begin_pass(2);
+  ASSERT_TRUE(writer_->prepare_blackout(0));
+  preload_all_there_is();
+  for (std::uint64_t block = 0; block < kBlocks; block += 100) {
+    preload_.forget({.first = block, .blocks = 1});
+  }
+  MemoryStorage file(disk_);
+  ASSERT_TRUE(preload_.advance(file, kBlocks * kFileBlockBytes, {}));
+  EXPECT_EQ(preload_.sound_blocks(), kBlocks) << "in one step";
+}
+
+// QEMU's count of passes may rise before its first one is through.
+TEST_F(LongMapPreloadTest, APassThatBeginsInTheMiddleOfTheFirstLeavesNoGap) {
+  writer_->begin_pass(1);
+  store_blocks(0, 100);
+  writer_->begin_pass(2);
+  store_blocks(100, kBlocks);
+  const std::uint64_t chunk_blocks = small_options().chunk_bytes / kFileBlockBytes;
+  preload_all_there_is();
+  EXPECT_GE(preload_.sound_blocks() + chunk_blocks, kBlocks / 256 * 256);
+}
+
 // The pages of the tail, put while the guest was stopped.
 class TailCacheTest : public PageMapPreloadTest {
  protected:
