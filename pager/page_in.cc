@@ -67,10 +67,7 @@ Result<void> PageIn::step() {
 }
 
 void PageIn::set_pace(PrefetchPace pace) {
-  if (pace == pace_) return;
   pace_ = pace;
-  prefetcher_.set_scope(pace == PrefetchPace::recent_only ? Prefetcher::Scope::recent_only
-                                                          : Prefetcher::Scope::everything);
 }
 
 // From the beginning of one turn of prefetch to that of the next: at once, while it brings what is known to be wanted soon.

@@ -54,9 +54,8 @@ enum class ChannelCount : std::uint8_t { one, two };
 // How much of the machine prefetch may take. A guest that has just been resumed needs its CPUs for itself: every page that it
 // touches, and under TCG every instruction, is new to the destination.
 enum class PrefetchPace : std::uint8_t {
-  held,         // nothing: only what is asked for
-  recent_only,  // before the guest runs: PageSupply::recent_pages(), which are cheap
-  gentle,       // just after: a third of the full speed or less
+  held,    // before the guest runs: only what is asked for
+  gentle,  // just after: a third of the full speed or less
   full,
 };
 

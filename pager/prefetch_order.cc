@@ -48,9 +48,6 @@ PageIndex Prefetcher::region_end(std::uint64_t region) const {
 
 PrefetchChoice Prefetcher::next() {
   if (order_ == PrefetchOrder::none) return {};
-  if (scope_ == Scope::recent_only) {
-    return follows_heat() ? next_recent() : PrefetchChoice{};
-  }
   std::uint64_t budget = kPagesLookedAtMax;
   sweeping_ = false;
   replaying_ = false;

@@ -66,9 +66,6 @@ class Prefetcher {
   PrefetchChoice next();
   // No choice is longer, but a backing page. 1 to kPrefetchRunPagesMax, which is the default.
   void set_run_pages_max(std::uint64_t pages) { run_pages_max_ = pages; }
-  enum class Scope : std::uint8_t { everything, recent_only };
-  // recent_only: next() is `done` after the supply's recent pages, until the scope is widened.
-  void set_scope(Scope scope) { scope_ = scope; }
   // What is known to be wanted soon has been chosen; next() is at the rest.
   bool sweeping() const { return sweeping_; }
   // The last choice was a recorded one.
@@ -112,7 +109,6 @@ class Prefetcher {
   const MemoryLayout* layout_;
   const SentMap* sent_;
   PrefetchOrder order_;
-  Scope scope_ = Scope::everything;
   std::uint64_t run_pages_max_ = kPrefetchRunPagesMax;
   bool sweeping_ = false;
   bool replaying_ = false;

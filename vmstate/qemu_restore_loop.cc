@@ -147,7 +147,7 @@ void QemuRestoreLoop::choose_pace() {
   const Nanoseconds until(pace_until_.load());
   PrefetchPace pace = PrefetchPace::full;
   if (until == Nanoseconds::max()) {
-    pace = PrefetchPace::recent_only;
+    pace = PrefetchPace::held;
   } else if (clock_.now() < until) {
     pace = PrefetchPace::gentle;
   }

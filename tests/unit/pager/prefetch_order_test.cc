@@ -184,18 +184,6 @@ TEST(Prefetcher, WhatTheStoppedGuestWroteLastGoesBeforeEverythingElse) {
   EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
 }
 
-TEST(Prefetcher, RecentOnlyStopsBehindTheRecentPagesUntilItIsWidened) {
-  Guest guest(one_block(kRegion));
-  guest.store(0, kRegion);
-  guest.supply.set_recent({PageIndex{70}});
-  Prefetcher prefetcher(guest.supply, guest.layout, guest.sent, PrefetchOrder::hot);
-  prefetcher.set_scope(Prefetcher::Scope::recent_only);
-  EXPECT_EQ(guest.next(prefetcher).run, run(70, 1));
-  EXPECT_EQ(guest.next(prefetcher).kind, Kind::done);
-  prefetcher.set_scope(Prefetcher::Scope::everything);
-  EXPECT_EQ(guest.next(prefetcher).run.first, PageIndex{0});
-}
-
 TEST(Prefetcher, HotMeansNewerThanMostOfTheGuest) {
   Guest guest(one_block(4 * kRegion));
   guest.store(0, 4 * kRegion, 7);
