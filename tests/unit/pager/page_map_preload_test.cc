@@ -140,6 +140,7 @@ TEST_F(PageMapPreloadTest, AMapLargerThanAllowedIsRefused) {
 class LongMapPreloadTest : public ::testing::Test {
  protected:
   static constexpr std::uint64_t kBlocks = 1200;
+  static constexpr std::uint64_t kPages = kBlocks * kMapEntriesPerBlock;
 
   void store_blocks(std::uint64_t first, std::uint64_t end) {
     for (std::uint64_t page = first * kMapEntriesPerBlock; page < end * kMapEntriesPerBlock;
@@ -158,8 +159,7 @@ class LongMapPreloadTest : public ::testing::Test {
   }
 
   MemoryDisk disk_;
-  std::unique_ptr<PageFileWriter> writer_ =
-      writer_on(disk_, layout_of({{"pc.ram", kBlocks * kMapEntriesPerBlock}}));
+  std::unique_ptr<PageFileWriter> writer_ = writer_on(disk_, layout_of({{"pc.ram", kPages}}));
   PageMapPreload preload_;
 };
 
