@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::uint64_t kAroundPagesWide = 64;
 constexpr std::uint64_t kDemandPages =
-    4;  // 16 KiB are read as fast as one page; 64 KiB take twice as long
+    4;  // 16 KiB take 10 us longer than one page, 64 KiB twice as long
 constexpr unsigned kNeighbourReadsMax = 3;  // other places of the file that one fault may read
 constexpr std::size_t kRegionsKept = 16;
 constexpr Nanoseconds kGentleInterval =

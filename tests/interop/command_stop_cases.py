@@ -67,6 +67,22 @@ def interrupt_late(rig):
         expect_moved(rig, guest, pid)
 
 
+def abort_while_recovering(rig):
+    """The destination's tool is killed after the switch; while this one recovers, abort is refused instead of promised."""
+    guest = rig.guest()
+    pid = guest.pid
+    running = rig.start(guest, "--fail-at", "destination.restoring=kill")
+    running.wait_object(lambda value: "tool ended: recovering" in value.get("text", ""), 30)
+    refused = 0
+    while running.process.poll() is None:
+        abort = rig.tool(guest, "abort", "--name", guest.uuid)
+        expect(abort.code != 0, f"abort is not promised: {abort.explain()}")
+        refused += "past the point of no return" in abort.explain()
+    expect(refused > 0, f"{refused} times refused")
+    expect_code(ferry.end_migration(guest, running, 60), 0)
+    expect_moved(rig, guest, pid)
+
+
 def second_migration(rig):
     """Another migration of the same guest is refused, by its monitor or by the VM's lock."""
     guest = rig.guest()
@@ -86,5 +102,6 @@ CASES = {
     "status-and-abort": status_and_abort,
     "interrupt": interrupt,
     "interrupt-late": interrupt_late,
+    "abort-while-recovering": abort_while_recovering,
     "second-migration": second_migration,
 }

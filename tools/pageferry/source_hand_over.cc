@@ -175,6 +175,7 @@ ExitCode SourceMigration::destination_failed(const Error& error) {
   // Its monitor connections are its own; ours would stand in the way.
   {
     const std::lock_guard lock(stop_mutex_);
+    past_shut_ = true;
     capture_.reset();
   }
   vm_->disconnect();

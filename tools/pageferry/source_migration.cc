@@ -243,7 +243,7 @@ Result<void> SourceMigration::read_back_if_asked() {
 
 bool SourceMigration::stop_before_shut() {
   const std::lock_guard lock(stop_mutex_);
-  if (capture_ && !capture_->request_stop()) return false;
+  if (past_shut_ || (capture_ && !capture_->request_stop())) return false;
   store_stop_->cancel();
   if (writer_) writer_->cancel();
   return true;

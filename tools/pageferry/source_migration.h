@@ -121,6 +121,7 @@ class SourceMigration final : private CaptureObserver {
   // Somebody who asks for an abort may come while run() makes or drops these two: both are under the
   // mutex when they are set or reset.
   std::mutex stop_mutex_;
+  bool past_shut_ = false;  // also when capture_ is gone; under the mutex
   std::unique_ptr<PageFileWriter> writer_;
   std::unique_ptr<Capture> capture_;
   std::unique_ptr<DestinationLink> link_;
