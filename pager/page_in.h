@@ -74,7 +74,7 @@ struct PageInOptions {
   UnprovedPages unproved = UnprovedPages::end_prefetch;
   // Read for a fault with none close by among the latest ones: a power of two, at least 4. With one close by, 64.
   std::uint64_t pages_around_lone_fault = 16;
-  std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
+  std::uint64_t prefetch_bytes_in_flight_max = kPrefetchWindowBytesUsual;
   // While nobody faults and reads are quick, where it is more: a first fault then waits longer, once. Reads are longer then, too.
   std::uint64_t prefetch_bytes_in_flight_quiet_max = 0;
   // A fault is slow, and prefetch to give way, from this beyond three times the best ones.

@@ -195,9 +195,8 @@ void PageIn::start_prefetch() {
   }
 }
 
-// A demand read waits for the rest of a read that has begun, so while there are faults the reads are short. Where the bound is the
-// same with
-// and without faults, the reads are too.
+// A demand read waits for the rest of a read that has begun, so while there are faults the reads are short. Where the bound is the same
+// with and without faults, the reads are too.
 std::uint64_t PageIn::prefetch_run_pages_max(Nanoseconds now) const {
   const bool adapts =
       options_.prefetch_bytes_in_flight_quiet_max > options_.prefetch_bytes_in_flight_max;

@@ -28,6 +28,7 @@
 
 #include "pager/page_supply.h"
 #include "pager/prefetch_order.h"
+#include "pager/prefetch_window.h"
 #include "pager/touch_record.h"
 #include "transport/os/clock.h"
 #include "transport/os/error.h"
@@ -41,7 +42,7 @@ namespace pageferry {
 struct RestoreOptions {
   PagePlacement placement = PagePlacement::automatic;
   PrefetchOrder order = PrefetchOrder::hot;
-  std::uint64_t prefetch_bytes_in_flight_max = std::uint64_t{768} << 10;
+  std::uint64_t prefetch_bytes_in_flight_max = kPrefetchWindowBytesUsual;
   std::uint64_t prefetch_bandwidth_bytes_per_s = 0;  // 0 = no limit of its own
   std::string channel_socket_path;  // where the destination QEMU shall listen; the caller made the
                                     // directory (0700, owned by QEMU's user)
