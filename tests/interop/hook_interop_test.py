@@ -219,6 +219,32 @@ def bad_base(rig):
     expect_moved(rig, vm, outcome)
 
 
+def kill_base_linked(rig):
+    """kill -9 when the base's files have just been linked into the new attempt: the guest runs on, its
+    image is unharmed, and the next move uses it again and removes what the dead one left."""
+    vm = rig.vm(memory_mib=256, options=("--working-set-mib", "32"))
+    first = rig.run(vm, "migrate", "--keep")
+    expect_code(first, 0)
+    vm.runs_at(first.final["destination"])
+    image = kept_image(rig, vm)
+    inode = image.stat().st_ino
+    tool, _ = rig.at_point(vm, "migrate", "source.base-linked", "--base", "auto")
+    tool.process.kill()
+    tool.process.wait()
+    vm.expect_works()
+    expect(len(leftovers.attempts(rig.store)) == 2, "the dead attempt lies beside the image")
+    expect(image.stat().st_ino == inode, "the image is where it was")
+    outcome = rig.run(vm, "migrate", "--base", "auto", "--keep", "--verify")
+    expect_code(outcome, 0)
+    expect(not told_of_base(outcome), f"the base is used: {warnings_of(outcome)}")
+    expect(outcome.final["base"]["attempt"] == image.parent.name, f"{outcome.final}")
+    vm.runs_at(outcome.final["destination"])
+    vm.expect_works()
+    expect_one_vmm(vm)
+    kept_image(rig, vm)
+    expect_moved(rig, vm, rig.run(vm, "migrate"))
+
+
 def send_and_receive(rig):
     """The two halves apart: after send nobody runs the guest, receive runs it."""
     vm = rig.vm()
@@ -544,6 +570,7 @@ CASES = {
         no_base,
         base,
         bad_base,
+        kill_base_linked,
         send_and_receive,
         abort_before_commit,
         abort_after_commit,

@@ -103,25 +103,34 @@ Result<void> HandOff::ended(Epoch epoch) {
   return {};
 }
 
-Result<void> HandOff::remove_attempts_older_than(const std::string& kept) {
+namespace {
+
+Result<void> remove_attempts(const VmDirectory& directory, Epoch newest, std::string_view but) {
+  PF_ASSIGN(const std::vector<std::string> names, directory.list_attempts());
+  for (const std::string& name : names) {
+    const auto parsed = parse_attempt_name(name);
+    if (parsed && raw(parsed->epoch) <= raw(newest) && name != but) {
+      PF_TRY(directory.remove_attempt(name));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> HandOff::remove_attempts_superseded_by(const std::string& kept) {
   const auto name = parse_attempt_name(kept);
   if (!name) {
     return fail(Errc::invalid, fmt::format("a record names the image '{}', which is no attempt's "
                                            "name: no older image is removed",
                                            kept));
   }
-  return remove_older_attempts(name->epoch);
+  return remove_attempts(directory_, name->epoch, kept);
 }
 
 Result<void> HandOff::remove_older_attempts(Epoch resident_epoch) {
-  PF_ASSIGN(const std::vector<std::string> names, directory_.list_attempts());
-  for (const std::string& name : names) {
-    const auto parsed = parse_attempt_name(name);
-    if (parsed && raw(parsed->epoch) < raw(resident_epoch)) {
-      PF_TRY(directory_.remove_attempt(name));
-    }
-  }
-  return {};
+  if (raw(resident_epoch) == 0) return {};
+  return remove_attempts(directory_, Epoch{raw(resident_epoch) - 1}, {});
 }
 
 namespace {

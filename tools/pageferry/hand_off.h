@@ -50,9 +50,10 @@ class HandOff {
   Result<void> fenced(Epoch epoch, const FencedFact& fact);
   Result<void> ended(Epoch epoch);
 
-  // The image of `kept` stays, what is older goes: a newer page file that left pages in an older one has it by a hard link of its own.
+  // The image of `kept` stays. What is older goes, and so do the attempts of dead tools at the epoch from which `kept` was made, since
+  // its release names `kept`. A newer page file that left pages in an older one has it by a hard link of its own.
   // Precondition: as below, for an epoch that was loaded from `kept`.
-  Result<void> remove_attempts_older_than(const std::string& kept);
+  Result<void> remove_attempts_superseded_by(const std::string& kept);
   // Removes every attempt that no epoch from `resident_epoch` on can need. Precondition:
   // resident.resident_epoch is durable.
   Result<void> remove_older_attempts(Epoch resident_epoch);

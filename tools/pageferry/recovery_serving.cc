@@ -71,7 +71,7 @@ Result<void> Recovery::free_image(const OwnershipSnapshot& snapshot) {
   reader_.reset();
   if (command_.destination.keep == KeepImage::yes) {
     const auto kept = image_for(snapshot, snapshot.highest()).image;
-    return kept ? hand_off_->remove_attempts_older_than(kept->attempt) : Result<void>();
+    return kept ? hand_off_->remove_attempts_superseded_by(kept->attempt) : Result<void>();
   }
   return hand_off_->remove_older_attempts(snapshot.highest());
 }

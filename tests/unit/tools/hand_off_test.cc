@@ -2,6 +2,7 @@
 #include "tools/pageferry/hand_off.h"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -88,15 +89,27 @@ TEST_F(HandOffTest, AnImageThatIsKeptStaysAndOlderOnesGo) {
   auto old_one = tool->directory().create_attempt(Epoch{3});
   auto kept = tool->directory().create_attempt(Epoch{4});
   ASSERT_TRUE(old_one && kept);
-  ASSERT_TRUE(tool->remove_attempts_older_than(kept->name));
+  ASSERT_TRUE(tool->remove_attempts_superseded_by(kept->name));
   EXPECT_EQ(*tool->directory().list_attempts(), std::vector<std::string>{kept->name});
+}
+
+TEST_F(HandOffTest, AnAttemptOfADeadToolBesideTheImageThatIsKeptGoes) {
+  auto tool = open();
+  auto dead = tool->directory().create_attempt(Epoch{4});
+  auto kept = tool->directory().create_attempt(Epoch{4});
+  auto later = tool->directory().create_attempt(Epoch{5});
+  ASSERT_TRUE(dead && kept && later);
+  ASSERT_TRUE(tool->remove_attempts_superseded_by(kept->name));
+  const auto names = tool->directory().list_attempts();
+  ASSERT_TRUE(names);
+  EXPECT_THAT(*names, testing::UnorderedElementsAre(kept->name, later->name));
 }
 
 TEST_F(HandOffTest, AKeptImageWhoseNameIsNoneRemovesNothing) {
   auto tool = open();
   auto old_one = tool->directory().create_attempt(Epoch{3});
   ASSERT_TRUE(old_one);
-  const auto removed = tool->remove_attempts_older_than("../somewhere");
+  const auto removed = tool->remove_attempts_superseded_by("../somewhere");
   ASSERT_FALSE(removed);
   EXPECT_EQ(removed.error().code, Errc::invalid);
   EXPECT_EQ(*tool->directory().list_attempts(), std::vector<std::string>{old_one->name});
