@@ -97,14 +97,19 @@ def longest_silence_s(beats, start, end):
     return max(after - before for before, after in zip(times, times[1:]))
 
 
+def longest_gap_around(beats, start, end):
+    """The longest gap between two real heartbeats that touches [start, end]: (seconds, when it began)."""
+    gaps = [
+        (after.at - before.at, before.at)
+        for before, after in zip(beats, beats[1:])
+        if after.at >= start and before.at <= end
+    ]
+    return max(gaps, default=(0.0, start))
+
+
 def silence_around_s(beats, start, end):
-    """Longest gap between two real heartbeats that touches [start, end]: the guest's downtime as it
-    shows it."""
-    longest = 0.0
-    for before, after in zip(beats, beats[1:]):
-        if after.at >= start and before.at <= end:
-            longest = max(longest, after.at - before.at)
-    return longest
+    """Its length: the guest's downtime as it shows it."""
+    return longest_gap_around(beats, start, end)[0]
 
 
 def percentage(beats, start, span_s, period_s=0.01):
