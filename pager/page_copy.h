@@ -19,7 +19,7 @@ namespace pageferry {
 void copy_page_past_caches(std::span<std::byte, kPageSizeBytes> to, PageBytes from);
 
 // Asks the processor for a page that is read soon: its own prefetcher begins anew at each page, and is not fast enough for one that
-// is read only once. Scattered pages are put twice as fast with it (docs/benchmark-history.md). Any address is allowed.
+// is read only once. Scattered pages are put twice as fast with it (docs/benchmarks.md). Any address is allowed.
 void fetch_ahead(const std::byte* page);
 
 }  // namespace pageferry

@@ -16,10 +16,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "harness"))
+import hook_base_cases  # noqa: E402
+import hook_move_on_cases  # noqa: E402
 import leftovers  # noqa: E402
-import processes  # noqa: E402
 from file_keeping_store import file_keeping_store  # noqa: E402
 from hook_rig import HookRig  # noqa: E402
+from hook_statements import (  # noqa: E402
+    expect_code,
+    expect_moved,
+    expect_one_vmm,
+    expect_stayed,
+    said,
+    warnings_of,
+)
 from statements import expect  # noqa: E402
 
 BEFORE_COMMIT = (
@@ -31,37 +40,6 @@ BEFORE_COMMIT = (
 )
 # A first pass that lasts long enough to be met in it.
 LONG_FIRST_PASS = ("--bandwidth", "60")
-
-
-def said(outcome):
-    errors = [value for _, value in outcome.objects if value["event"] == "error"]
-    return f"{outcome.explain()} {errors}"
-
-
-def expect_code(outcome, code, text=""):
-    words = said(outcome)
-    expect(outcome.code == code and text in words, f"exit {code}, says {text!r}: {words}")
-
-
-def expect_one_vmm(vm):
-    living = vm.living()
-    expect(living == {vm.pid}, f"one VMM of the guest is there: {living}")
-
-
-def expect_moved(rig, vm, outcome):
-    before = vm.pid
-    expect_code(outcome, 0)
-    vm.runs_at(outcome.final["destination"])
-    expect(vm.pid != before, "the guest runs in another VMM")
-    vm.expect_works()
-    expect_one_vmm(vm)
-    expect(not leftovers.attempts(rig.store), "no image is left on the store")
-
-
-def expect_stayed(rig, vm):
-    vm.expect_works()
-    expect_one_vmm(vm)
-    expect(not leftovers.attempts(rig.store), "no image is left on the store")
 
 
 def two_moves(rig):
@@ -88,10 +66,6 @@ def touched_record(rig, vm):
     unfinished = leftovers.temporary_files(rig.store)
     expect(not unfinished, f"nothing unfinished is beside it {unfinished}")
     return record
-
-
-def warnings_of(outcome):
-    return [value["text"] for _, value in outcome.objects if value["event"] == "warning"]
 
 
 def recorded(rig):
@@ -132,116 +106,6 @@ def touches_not_kept(rig):
     told = [text for text in warnings_of(outcome) if "was not kept" in text]
     expect(len(told) == 1, f"that is said once: {warnings_of(outcome)}")
     shutil.rmtree(record)
-    expect_moved(rig, vm, rig.run(vm, "migrate"))
-
-
-def told_of_base(outcome):
-    return [text for text in warnings_of(outcome) if "without a base" in text]
-
-
-def no_base(rig):
-    """--base auto for a guest that came from no image: one line says so, and everything is
-    written. For QEMU it is refused."""
-    vm = rig.vm()
-    outcome = rig.run(vm, "migrate", "--base", "auto")
-    expect_moved(rig, vm, outcome)
-    expect(len(told_of_base(outcome)) == 1, f"that is said once: {warnings_of(outcome)}")
-    expect("base" not in outcome.final, f"no base is named: {outcome.final}")
-    expect(outcome.final["page-file"]["base-pages"] == 0, f"no page is in one: {outcome.final}")
-    expect_code(rig.run(vm, "migrate", "--base", "attempt"), 2)
-    qemu = ("qemu:/nonexistent", "--store", rig.store, "--to", "local", "--base", "auto")
-    expect_code(vm.start("migrate", *qemu, vm=False).wait(20), 2)
-    expect_stayed(rig, vm)
-
-
-def kept_image(rig, vm):
-    """The one page file that a move with --keep left."""
-    found = leftovers.attempts(rig.store)
-    expect(len(found) == 1, f"one image is on the store: {found}")
-    return found[0] / "pages"
-
-
-def base(rig):
-    """There and back and there again over the image that is still on the store: only what changed
-    since is written, the old image may go, and no page is wrong. Needs a hook that follows writes
-    from the restore on."""
-    vm = rig.vm(memory_mib=256, options=("--working-set-mib", "32"))
-    first = rig.run(vm, "migrate", "--keep")
-    expect_code(first, 0)
-    vm.runs_at(first.final["destination"])
-    vm.expect_works()
-    written = first.final["page-file"]["written"]
-    image = kept_image(rig, vm)
-    for _ in range(2):
-        before = image.stat().st_ino
-        outcome = rig.run(vm, "migrate", "--base", "auto", "--keep", "--verify")
-        expect_code(outcome, 0)
-        expect(not told_of_base(outcome), f"the base is used: {warnings_of(outcome)}")
-        expect(outcome.final["base"]["attempt"] == image.parent.name, f"{outcome.final}")
-        figures = outcome.final["page-file"]
-        expect(figures["base-pages"] > 0, f"pages stay in the base: {figures}")
-        expect(
-            figures["written"] < written / 2,
-            f"{figures['written']} bytes are written, {written} were the first time",
-        )
-        vm.runs_at(outcome.final["destination"])
-        vm.expect_works()
-        expect_one_vmm(vm)
-        image = kept_image(rig, vm)
-        linked = {path.stat().st_ino for path in image.parent.glob("base.*")}
-        expect(before in linked, "the old page file lives on as a base of the new one")
-    # A full write: the guest needs no base any more, and none stays.
-    expect_moved(rig, vm, rig.run(vm, "migrate"))
-
-
-def bad_base(rig):
-    """A base that is damaged where the guest has not written: --verify finds it while the guest
-    runs at the source. A base that is gone costs the base, not the move."""
-    vm = rig.vm(memory_mib=256, options=("--working-set-mib", "32"))
-    outcome = rig.run(vm, "migrate", "--keep")
-    expect_code(outcome, 0)
-    vm.runs_at(outcome.final["destination"])
-    image = kept_image(rig, vm)
-    good = image.read_bytes()
-    image.chmod(0o600)
-    # All that was stored while the guest ran (docs/page-file-format.md): map and index are good.
-    slots_at = int.from_bytes(good[80:88], "little")
-    slots = int.from_bytes(good[4096 + 72 : 4096 + 80], "little")
-    with open(image, "r+b") as file:
-        file.seek(slots_at)
-        file.write(bytes(4096 * slots))
-    failed = rig.run(vm, "migrate", "--base", "auto", "--verify")
-    expect_code(failed, 1)
-    vm.expect_works()
-    shutil.rmtree(image.parent)
-    outcome = rig.run(vm, "migrate", "--base", "auto")
-    expect(len(told_of_base(outcome)) == 1, f"that is said once: {warnings_of(outcome)}")
-    expect_moved(rig, vm, outcome)
-
-
-def kill_base_linked(rig):
-    """kill -9 when the base's files have just been linked into the new attempt: the guest runs on, its
-    image is unharmed, and the next move uses it again and removes what the dead one left."""
-    vm = rig.vm(memory_mib=256, options=("--working-set-mib", "32"))
-    first = rig.run(vm, "migrate", "--keep")
-    expect_code(first, 0)
-    vm.runs_at(first.final["destination"])
-    image = kept_image(rig, vm)
-    inode = image.stat().st_ino
-    tool, _ = rig.at_point(vm, "migrate", "source.base-linked", "--base", "auto")
-    tool.process.kill()
-    tool.process.wait()
-    vm.expect_works()
-    expect(len(leftovers.attempts(rig.store)) == 2, "the dead attempt lies beside the image")
-    expect(image.stat().st_ino == inode, "the image is where it was")
-    outcome = rig.run(vm, "migrate", "--base", "auto", "--keep", "--verify")
-    expect_code(outcome, 0)
-    expect(not told_of_base(outcome), f"the base is used: {warnings_of(outcome)}")
-    expect(outcome.final["base"]["attempt"] == image.parent.name, f"{outcome.final}")
-    vm.runs_at(outcome.final["destination"])
-    vm.expect_works()
-    expect_one_vmm(vm)
-    kept_image(rig, vm)
     expect_moved(rig, vm, rig.run(vm, "migrate"))
 
 
@@ -409,157 +273,6 @@ def refusals(rig):
     expect_stayed(rig, vm)
 
 
-# Each read of the page file is this late: a restore of 64 MiB then takes some seconds.
-SLOW_STORE = ("--inject-store", "read:after=8:delay-ms=60")
-
-
-def is_restoring(rig, vm):
-    seen = [e for e in rig.run(vm, "status").final["vmms"] if e["pid"] == vm.pid]
-    return bool(seen) and seen[0]["state"] == "restoring"
-
-
-def slow_restore(rig, vm):
-    """A receive that takes seconds, and already serves: the guest runs there."""
-    expect_code(rig.run(vm, "send"), 0)
-    old = rig.start(vm, "receive", *SLOW_STORE)
-    old.wait_object(lambda value: value.get("phase") == "page-in", 20)
-    (pid,) = vm.living()
-    words = processes.command_line(pid)
-    vm.runs_at({"pid": pid, "hook": words[words.index("--hook") + 1]})
-    expect(is_restoring(rig, vm), "pages of the guest are missing")
-    return old
-
-
-def begin_moving_on(rig, vm, *options):
-    """A migrate that has made passes while pages of its guest are missing."""
-    tool = rig.start(vm, "migrate", *options)
-    tool.wait_object(
-        lambda value: value.get("phase") == "page-out" and value["ram"]["dirty-sync-count"] > 2,
-        20,
-    )
-    expect(is_restoring(rig, vm), "passes are made while pages are missing")
-    return tool
-
-
-def move_on(rig, *options, **settings):
-    vm = rig.vm(options=options, **settings)
-    old = slow_restore(rig, vm)
-    tool = begin_moving_on(rig, vm)
-    second = vm.pid
-    outcome = tool.wait(60)
-    restored = old.wait(60)
-    expect_code(restored, 0)
-    expect(restored.final["destination"]["pid"] == second, "the second VMM got all of its pages")
-    expect_moved(rig, vm, outcome)
-    epochs = [entry["epoch"] for entry in rig.run(vm, "status").final["epochs"]]
-    expect(epochs[-1] == 2, f"epoch 2 runs: {epochs}")
-    expect_moved(rig, vm, rig.run(vm, "migrate"))
-
-
-def move_on_memfd(rig):
-    """A guest that is still being restored is moved on: it arrives as it is, and the first restore
-    comes to its end."""
-    move_on(rig)
-
-
-def move_on_anonymous(rig):
-    """The same with memory without a file."""
-    move_on(rig, "--memory-kind", "anonymous")
-
-
-def move_on_sync(rig):
-    """The same where the kernel has no asynchronous write protection."""
-    move_on(rig, "--dirty-source", "wp-sync")
-
-
-def move_on_anonymous_sync(rig):
-    """The same, without a file."""
-    move_on(rig, "--memory-kind", "anonymous", "--dirty-source", "wp-sync")
-
-
-def move_on_kvm(rig):
-    """The same with a guest in KVM."""
-    move_on(rig, vcpus="kvm")
-
-
-def move_on_kvm_log(rig):
-    """The same with KVM's dirty log, which does not know the restore."""
-    move_on(rig, "--dirty-source", "kvm-log", vcpus="kvm")
-
-
-def move_on_from_migrate(rig):
-    """The first move is a migrate, whose tool waits beside the agent that serves."""
-    vm = rig.vm()
-    old = rig.start(vm, "migrate", *SLOW_STORE)
-    value = old.wait_object(lambda value: value.get("phase") == "page-in", 20)
-    expect(value["ram"]["remaining"] > 0, f"pages are missing: {value}")
-    (pid,) = vm.living()
-    words = processes.command_line(pid)
-    vm.runs_at({"pid": pid, "hook": words[words.index("--hook") + 1]})
-    expect(rig.run(vm, "status").final.get("serving"), "status shows who serves")
-    tool = begin_moving_on(rig, vm)
-    expect_code(rig.run(vm, "migrate"), 3, "mover already")
-    expect_code(old.wait(60), 0)
-    expect_moved(rig, vm, tool.wait(60))
-
-
-def move_on_aborted(rig):
-    """Moving on is given up: the guest stays where it is, the restore goes on to its end."""
-    vm = rig.vm()
-    old = slow_restore(rig, vm)
-    tool = begin_moving_on(rig, vm)
-    expect_code(rig.run(vm, "abort"), 0)
-    expect_code(tool.wait(40), 4)
-    expect(is_restoring(rig, vm), "pages are still missing")
-    expect_code(old.wait(60), 0)
-    expect_stayed(rig, vm)
-    expect_moved(rig, vm, rig.run(vm, "migrate"))
-
-
-def move_on_kill_pager(rig):
-    """kill -9 of the first restore's pager while the guest is moved on: the switch waits, the guest
-    runs on in one VMM, recover brings the rest."""
-    vm = rig.vm()
-    old = slow_restore(rig, vm)
-    tool = begin_moving_on(rig, vm)
-    old.process.kill()
-    old.process.wait()
-    passes = tool.wait_object(lambda value: value.get("phase") == "page-out", 20)
-    expect(passes["status"] == "active", "the second tool goes on")
-    expect(is_restoring(rig, vm), "and does not stop the guest")
-    outcome = rig.run(vm, "recover")
-    expect_code(outcome, 0)
-    expect_code(tool.wait(40), 4)
-    vm.runs_at(outcome.final["destination"])
-    expect_stayed(rig, vm)
-    expect_moved(rig, vm, rig.run(vm, "migrate"))
-
-
-def move_on_kill_agent(rig):
-    """kill -9 of the agent that serves while others move the guest on: its migrate brings the rest,
-    and the guest arrives."""
-    vm = rig.vm()
-    old = rig.start(vm, "migrate", *SLOW_STORE)
-    old.wait_object(lambda value: value.get("phase") == "page-in", 20)
-    agents = {pid for pid in processes.all_pids() if is_child(pid, old.process.pid)}
-    (pid,) = vm.living()
-    words = processes.command_line(pid)
-    vm.runs_at({"pid": pid, "hook": words[words.index("--hook") + 1]})
-    tool = begin_moving_on(rig, vm)
-    expect(len(agents) == 1, f"one agent of the first migrate: {agents}")
-    os.kill(agents.pop(), signal.SIGKILL)
-    expect_code(old.wait(60), 0)
-    expect_moved(rig, vm, tool.wait(60))
-
-
-def is_child(pid, parent):
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return False
-    return int(fields[1]) == parent and "agent" in (processes.command_line(pid) or [])
-
-
 CASES = {
     case.__name__.replace("_", "-"): case
     for case in (
@@ -567,10 +280,6 @@ CASES = {
         anonymous,
         recorded,
         touches_not_kept,
-        no_base,
-        base,
-        bad_base,
-        kill_base_linked,
         send_and_receive,
         abort_before_commit,
         abort_after_commit,
@@ -582,18 +291,8 @@ CASES = {
         wrong_machine,
         second_pager,
         refusals,
-        move_on_memfd,
-        move_on_anonymous,
-        move_on_sync,
-        move_on_anonymous_sync,
-        move_on_kvm,
-        move_on_kvm_log,
-        move_on_from_migrate,
-        move_on_aborted,
-        move_on_kill_pager,
-        move_on_kill_agent,
     )
-}
+} | {**hook_base_cases.CASES, **hook_move_on_cases.CASES}
 
 
 def main():

@@ -241,8 +241,9 @@ std::vector<std::string> DestinationMigration::settle() {
 
 Result<void> DestinationMigration::free_image() {
   PF_TRY(hand_off_.resident(epoch_));
-  if (options_.keep == KeepImage::yes)
+  if (options_.keep == KeepImage::yes) {
     return hand_off_.remove_attempts_superseded_by(attempt_->name);
+  }
   reader_.reset();
   return hand_off_.remove_older_attempts(epoch_);
 }

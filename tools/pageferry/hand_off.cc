@@ -105,11 +105,11 @@ Result<void> HandOff::ended(Epoch epoch) {
 
 namespace {
 
-Result<void> remove_attempts(const VmDirectory& directory, Epoch newest, std::string_view but) {
+Result<void> remove_attempts_before(const VmDirectory& directory, Epoch end, std::string_view but) {
   PF_ASSIGN(const std::vector<std::string> names, directory.list_attempts());
   for (const std::string& name : names) {
     const auto parsed = parse_attempt_name(name);
-    if (parsed && raw(parsed->epoch) <= raw(newest) && name != but) {
+    if (parsed && raw(parsed->epoch) < raw(end) && name != but) {
       PF_TRY(directory.remove_attempt(name));
     }
   }
@@ -125,12 +125,11 @@ Result<void> HandOff::remove_attempts_superseded_by(const std::string& kept) {
                                            "name: no older image is removed",
                                            kept));
   }
-  return remove_attempts(directory_, name->epoch, kept);
+  return remove_attempts_before(directory_, next(name->epoch), kept);
 }
 
 Result<void> HandOff::remove_older_attempts(Epoch resident_epoch) {
-  if (raw(resident_epoch) == 0) return {};
-  return remove_attempts(directory_, Epoch{raw(resident_epoch) - 1}, {});
+  return remove_attempts_before(directory_, resident_epoch, {});
 }
 
 namespace {

@@ -11,7 +11,6 @@
 namespace pageferry {
 namespace {
 
-constexpr Seconds kRecoveryQueryBound{30};
 constexpr Seconds kWithoutMonitorBound{20};
 constexpr Seconds kWaitBound{60};
 constexpr int kWaitIntervalMs = 100;
@@ -215,7 +214,7 @@ Result<bool> Recovery::cancel_abandoned(const std::vector<VmmLook>& looks) {
     if (look.migration_status != "pre-switchover") continue;
     reporter_.note("canceling the migration that a dead tool left in pre-switchover");
     PF_TRY(look.qmp->execute("migrate_cancel", nlohmann::json::object(),
-                             Deadline::after(clock_, kRecoveryQueryBound)));
+                             Deadline::after(clock_, kVmmQueryBound)));
     canceled = true;
   }
   return canceled;

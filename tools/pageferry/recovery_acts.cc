@@ -11,7 +11,6 @@
 namespace pageferry {
 namespace {
 
-constexpr Seconds kActBound{30};
 constexpr Seconds kAttachBound{60};
 
 }  // namespace
@@ -21,8 +20,8 @@ Result<void> Recovery::end_vmm(VmmLook& vmm) {
   const std::string socket = vmm.socket();
   if (vmm.hook) {
     // Told, where it can be told: it may have to tidy up.
-    auto mover =
-        HookClient::connect(socket, HookClient::Role::mover, Deadline::after(clock_, kActBound));
+    auto mover = HookClient::connect(socket, HookClient::Role::mover,
+                                     Deadline::after(clock_, kVmmQueryBound));
     PF_TRY(end_hook_vmm(*vmm.view.process, mover ? mover->get() : nullptr));
   } else {
     PF_TRY(pageferry::end_qemu(*vmm.view.process, vmm.qmp.get(), EndBounds{}));
@@ -33,7 +32,7 @@ Result<void> Recovery::end_vmm(VmmLook& vmm) {
 }
 
 Result<void> Recovery::continue_guest(VmmLook& vmm, Epoch epoch) {
-  const Deadline deadline = Deadline::after(clock_, kActBound);
+  const Deadline deadline = Deadline::after(clock_, kVmmQueryBound);
   if (hook_restore_) return hook_restore_->resume(raw(epoch), deadline);
   if (vmm.hook) {
     PF_ASSIGN(const auto mover,

@@ -14,7 +14,6 @@ namespace pageferry {
 namespace {
 
 constexpr Seconds kConnectBound{5};
-constexpr Seconds kLookQueryBound{30};
 
 std::string resolved(const std::string& path, const std::string& working_directory) {
   return path.starts_with('/') ? path : working_directory + "/" + path;
@@ -102,7 +101,7 @@ Result<VmmLook> look_at_vmm(const ProcessIdentity& process, const std::string& p
     }
   }
   if (!look.qmp) return tl::make_unexpected(last);
-  const auto deadline = Deadline::after(clock, kLookQueryBound);
+  const auto deadline = Deadline::after(clock, kVmmQueryBound);
   PF_ASSIGN(const nlohmann::json status,
             look.qmp->execute("query-status", nlohmann::json::object(), deadline));
   PF_ASSIGN(const nlohmann::json migration,

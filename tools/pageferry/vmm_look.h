@@ -19,6 +19,9 @@
 
 namespace pageferry {
 
+// A VMM that is looked at or acted on has this long to answer one question.
+inline constexpr Seconds kVmmQueryBound{30};
+
 struct VmmLook {
   VmmView view;
   std::unique_ptr<QmpClient> qmp;  // null when the VMM is gone
