@@ -4,14 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <optional>
-#include <vector>
+#include <utility>
 
-#include "fakes/manual_clock.h"
-#include "fakes/memory_page_supply.h"
-#include "fakes/page_content.h"
-#include "fakes/recording_outlet.h"
-#include "pager/page_in.h"
+#include "fakes/page_in_restore.h"
 
 namespace pageferry {
 namespace {
@@ -19,34 +14,19 @@ namespace {
 using namespace testing_support;
 
 using testing::ElementsAre;
-using testing_support::layout_of;
-using testing_support::ManualClock;
-using testing_support::MemoryPageSupply;
-using testing_support::RecordingOutlet;
 
 constexpr PageIndex kBad{300};
 
-MemoryLayout huge_layout(std::uint64_t units) {
-  auto layout = MemoryLayout::make({RamBlock{
-      .name = "ram", .length_bytes = units * kHugeBytes, .backing_page_bytes = kHugeBytes}});
-  PF_CHECK(layout.has_value());
-  return *layout;
-}
-
-struct Restore {
-  explicit Restore(MemoryLayout memory,
-                   MemoryPageSupply::Answers answers = MemoryPageSupply::Answers::at_once)
-      : layout(std::move(memory)), supply(layout, answers) {
-    for (std::uint64_t page = 0; page < layout.pages(); ++page) {
-      supply.set_filled(PageIndex{page}, 1);
-    }
+struct SettingAside : Restore {
+  explicit SettingAside(MemoryLayout memory, Answers answers = Answers::at_once)
+      : Restore(std::move(memory), answers) {
+    fill();
   }
   PageIn& begin(PrefetchOrder order) {
     PageInOptions options{.order = order};
     options.unproved = UnprovedPages::set_aside;
     options.recording = TouchRecording::on;
-    page_in.emplace(supply, layout, SentMap(layout.pages()), outlet, clock, options);
-    return *page_in;
+    return Restore::begin(options);
   }
   void steps() {
     for (int i = 0; i < 2000; ++i) {
@@ -59,15 +39,10 @@ struct Restore {
     return static_cast<std::uint64_t>(
         std::count_if(sent.begin(), sent.end(), [&](const auto& one) { return one.page == page; }));
   }
-  MemoryLayout layout;
-  MemoryPageSupply supply;
-  RecordingOutlet outlet;
-  ManualClock clock;
-  std::optional<PageIn> page_in;
 };
 
 TEST(PageInUnproved, AllOthersArrive) {
-  Restore restore(layout_of({{"ram", 1000}}));
+  SettingAside restore(small_block(1000));
   restore.supply.break_page(kBad);
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
   restore.steps();
@@ -79,7 +54,7 @@ TEST(PageInUnproved, AllOthersArrive) {
 }
 
 TEST(PageInUnproved, ReadAgainItArrivesOnceItIsWell) {
-  Restore restore(layout_of({{"ram", 1000}}));
+  SettingAside restore(small_block(1000));
   restore.supply.break_page(kBad);
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
   restore.steps();
@@ -98,7 +73,7 @@ TEST(PageInUnproved, ReadAgainItArrivesOnceItIsWell) {
 }
 
 TEST(PageInUnproved, SettledInAnotherWayItCountsAndIsNotSent) {
-  Restore restore(layout_of({{"ram", 1000}}));
+  SettingAside restore(small_block(1000));
   restore.supply.break_page(kBad);
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
   restore.steps();
@@ -108,7 +83,7 @@ TEST(PageInUnproved, SettledInAnotherWayItCountsAndIsNotSent) {
 }
 
 TEST(PageInUnproved, ABackingPageIsSetAsideAsAWholeAndTheOthersPass) {
-  Restore restore(huge_layout(3));
+  SettingAside restore(huge_block(3));
   const PageIndex bad{kPagesPerHuge + 200};
   restore.supply.break_page(bad);
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
@@ -129,7 +104,7 @@ TEST(PageInUnproved, ABackingPageIsSetAsideAsAWholeAndTheOthersPass) {
 
 // Who took a part for the whole would answer the fault on it with zeros.
 TEST(PageInUnproved, ABackingPageHasLeftWithItsLastPage) {
-  Restore restore(huge_layout(1), MemoryPageSupply::Answers::when_told);
+  SettingAside restore(huge_block(1), Answers::when_told);
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(page_in.step());
   restore.supply.finish_one();
@@ -145,7 +120,7 @@ TEST(PageInUnproved, ABackingPageHasLeftWithItsLastPage) {
 }
 
 TEST(PageInTouches, FaultsAreRecordedWithTheirNeighbourhoodInOrder) {
-  Restore restore(layout_of({{"ram", 1000}}));
+  SettingAside restore(small_block(1000));
   PageIn& page_in = restore.begin(PrefetchOrder::none);
   page_in.request({PageIndex{500}, 1});
   restore.steps();
@@ -157,7 +132,7 @@ TEST(PageInTouches, FaultsAreRecordedWithTheirNeighbourhoodInOrder) {
 }
 
 TEST(PageInTouches, WhatOnlyPrefetchBroughtIsNotRecorded) {
-  Restore restore(layout_of({{"ram", 1000}}));
+  SettingAside restore(small_block(1000));
   PageIn& page_in = restore.begin(PrefetchOrder::linear);
   restore.steps();
   ASSERT_TRUE(page_in.complete());
